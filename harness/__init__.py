@@ -1,0 +1,1 @@
+"""One run: configuration, data, training, evaluation, records."""

@@ -1,0 +1,95 @@
+"""Checkpoints: written to a fresh folder, renamed when whole; the newest whole one is resumed from."""
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from harness.optimizer import PhasedAdam
+
+logger = logging.getLogger(__name__)
+KEPT = 2  # the newest, and one before it in case the newest is damaged
+
+
+@dataclass
+class Progress:
+    """How far a run is: whole epochs, steps into the next one, and the sums of that epoch's losses so far.
+
+    Nothing else is needed to resume: all random numbers follow from the seed and the step.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sums: dict[str, float] = field(default_factory=dict)
+
+
+def save_checkpoint(folder: Path, progress: Progress, variant: nn.Module, optimizer: PhasedAdam) -> None:
+    """Write one checkpoint into `folder` and drop all but the newest ones. Raises: OSError if the disk is full."""
+    name = f"epoch-{progress.epoch:06d}-step-{progress.step:06d}"
+    temporary, final = folder / f".writing-{name}", folder / name
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(
+        {key: tensor.contiguous() for key, tensor in variant.state_dict().items()}, temporary / "model.safetensors"
+    )
+    save_file(_optimizer_tensors(variant, optimizer), temporary / "optimizer.safetensors")
+    (temporary / "progress.json").write_text(json.dumps(asdict(progress)))
+    for path in (*temporary.iterdir(), temporary):
+        _flush_to_disk(path)
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    _flush_to_disk(folder)
+    for old in _newest_first(folder)[KEPT:]:
+        shutil.rmtree(old)
+
+
+def load_checkpoint(folder: Path, variant: nn.Module, optimizer: PhasedAdam) -> Progress:
+    """Load the newest whole checkpoint into variant and optimiser; a damaged one is passed over with a warning.
+
+    Returns: its progress; that of a fresh start if there is none.
+    """
+    for path in _newest_first(folder):
+        try:
+            progress = Progress(**json.loads((path / "progress.json").read_text()))
+            weights = load_file(path / "model.safetensors")
+            moments = load_file(path / "optimizer.safetensors")
+        except (OSError, ValueError, TypeError, SafetensorError) as error:
+            logger.warning("checkpoint %s is damaged (%s): trying the one before it", path, error)
+            continue
+        variant.load_state_dict(weights)
+        for name, parameter in variant.named_parameters():
+            prefix = f"{name}//"
+            optimizer.state[parameter] = {
+                key.removeprefix(prefix): tensor.to(parameter.device)
+                for key, tensor in moments.items()
+                if key.startswith(prefix)
+            }
+        return progress
+    return Progress()
+
+
+def _optimizer_tensors(variant: nn.Module, optimizer: PhasedAdam) -> dict[str, Tensor]:
+    return {
+        f"{name}//{key}": tensor
+        for name, parameter in variant.named_parameters()
+        for key, tensor in optimizer.state[parameter].items()
+    }
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("epoch-*-step-*"), reverse=True)
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,156 @@
+"""The commands of one run: `aaebench run`, `aaebench stage`."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from harness.errors import DivergedError, InputError, Interrupted
+
+
+def run(
+    *,
+    variant: str | None = None,
+    dataset: str | None = None,
+    image_size: int | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    mixed_precision: str | None = None,
+    protocol: str | None = None,
+    extractor: str | None = None,
+    preset: str | None = None,
+    config: Path | None = None,
+    set_: Annotated[tuple[str, ...], Parameter("--set", negative="")] = (),
+    out: Path = Path("runs"),
+) -> None:
+    """Train one variant, evaluate it, and record it in OUT/<run id>; prints that folder.
+
+    Later settings win: the preset, the configuration file, the options here, --set. A run that was started before is
+    resumed; one that is done is left as it is. On several GPUs: accelerate launch -m harness.train <the same options>
+
+    Parameters
+    ----------
+    variant
+        aae, latent_mapping, n_iter, kld_loss, feature or equal_linear. [default: aae]
+    dataset
+        digits (embedded), mnist, emnist, fashion_mnist, cifar10, ffhq, celeba, or a staged name. [default: digits]
+    image_size
+        Side of the square images in pixels. [default: 32]
+    epochs
+        Passes over the training set. [default: 100]
+    seed
+        All random numbers of the run follow from it. [default: 0]
+    batch_size
+        Images a step, over all processes. [default: 1024 up to 32 px, 256 above]
+    learning_rate
+        Adam's, in every phase. [default: 1e-4]
+    mixed_precision
+        no, bf16 or fp16. [default: no]
+    protocol
+        How scores are taken: paper (decoder with batch statistics) or clean (running statistics). [default: paper]
+    extractor
+        inception (staged weights) or domain (a classifier of the data's own labels). [default: inception]
+    preset
+        Named settings to start from: paper, demo.
+    config
+        A YAML or JSON file of fields.
+    set_
+        Any field, as KEY=VALUE: options.n=3, max_images=5000, eval_every=1, ... (repeatable)
+    out
+        The folder that holds run folders.
+    """
+    from harness.config import build_config, load_config_file, parse_assignments  # noqa: PLC0415 (imports torch)
+    from harness.train import train  # noqa: PLC0415
+
+    named = {
+        "variant": variant,
+        "dataset": dataset,
+        "image_size": image_size,
+        "epochs": epochs,
+        "seed": seed,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "mixed_precision": mixed_precision,
+        "protocol": protocol,
+        "extractor": extractor,
+        "preset": preset,
+    }
+    options = {name: value for name, value in named.items() if value is not None}
+    in_file = load_config_file(config) if config else {}
+    folder = train(build_config(in_file, options, parse_assignments(set_)), out)
+    if is_main_process():
+        print(folder.path)
+
+
+def stage(
+    *,
+    dataset: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    image_size: Annotated[tuple[int, ...], Parameter(negative="")] = (32,),
+    inception: Annotated[bool, Parameter(negative="")] = False,
+    from_: Annotated[Path | None, Parameter("--from")] = None,
+) -> None:
+    """Bring data sets and weights to the cache ($AAEBENCH_CACHE), so that runs need no network; prints what lies there.
+
+    Without --from, data come from where the system has them (Debian's dataset-fashion-mnist) or from torchvision's
+    download, and Inception from its publisher.
+
+    Parameters
+    ----------
+    dataset
+        mnist, emnist, fashion_mnist, cifar10, ffhq, celeba, or a new name for a folder of images. (repeatable)
+    image_size
+        Prepare at this size. (repeatable)
+    inception
+        Stage clean-fid's Inception weights, their checksum verified.
+    from_
+        Local files: idx or idx.gz, CIFAR-10 batches, a folder, zip or tar of images, the Inception file.
+    """
+    from harness.staging import stage_dataset, stage_inception  # noqa: PLC0415 (imports torch)
+
+    if not dataset and not inception:
+        raise InputError("nothing to stage; name something: --dataset NAME or --inception")
+    if from_ is not None and len(dataset) + inception != 1:
+        raise InputError("--from belongs to one data set or to --inception; stage them one at a time")
+    if from_ is not None and not from_.exists():
+        raise InputError(f"there is no file or folder {from_}")
+    for size in image_size:
+        if not 8 <= size <= 128:
+            raise InputError(f"--image-size {size} is outside 8 to 128 px")
+    for name in dataset:
+        for size in image_size:
+            print(stage_dataset(name, size, from_))
+    if inception:
+        print(stage_inception(from_))
+
+
+def is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def call(function: Callable[..., Any], *arguments: Any) -> int:
+    """Run a command. Returns: its exit status: 2 for bad input, 1 for a diverged run, 128 + n after signal n."""
+    try:
+        function(*arguments)
+    except InputError as error:
+        message, status = str(error), 2
+    except DivergedError as error:
+        message, status = f"the run diverged: {error}", 1
+    except Interrupted as error:
+        message, status = f"{error}: saved; run the same command again to resume", error.exit_status
+    else:
+        return 0
+    if is_main_process():
+        print(f"aaebench: {message}", file=sys.stderr)
+    return status
+
+
+def main() -> int:
+    """`python -m harness.train`: the command `run` alone."""
+    app = App(name="harness.train", help="Train one run.", version_flags=())
+    app.default(run)
+    return call(app)

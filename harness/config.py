@@ -1,0 +1,179 @@
+"""The configuration of one run: frozen, validated once, hashed to a run id. The defaults are the paper's."""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+
+from harness.errors import InputError, unknown
+from harness.evaluation.protocol import EXTRACTORS, PROTOCOLS
+from variants import VARIANTS, Variant
+
+# Fields that change no number: what the run is part of, how often it saves, where a file lies (its content counts).
+NOT_IN_RUN_ID = {"sweep", "checkpoint_every", "extractor_weights"}
+
+
+def _one_of(kind: str, valid: Collection[str]) -> BeforeValidator:
+    def check(name: object) -> object:
+        if name not in valid:
+            raise ValueError(unknown(kind, str(name), valid))
+        return name
+
+    return BeforeValidator(check)
+
+
+def _paper_batch_size(fields: dict[str, Any]) -> int:
+    """1024 at 32 px and 256 at 64 px (paper, section 6.1)."""
+    return 1024 if fields.get("image_size", 32) <= 32 else 256
+
+
+class RunConfig(BaseModel):
+    """One run. Fields are in the order in which the command line explains them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    variant: Annotated[str, _one_of("variant", VARIANTS)] = "aae"
+    options: dict[str, Any] = Field(default_factory=dict, description="The variant's own parameters")
+    dataset: str = Field("digits", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    image_size: int = Field(32, ge=8, le=128, description="Images are square; the mlp architecture takes 8 to 128 px")
+    channels: Literal[1, 3] = Field(3, description="Grey images are repeated to 3 channels unless this is 1")
+    max_images: int | None = Field(None, ge=2, description="Use only the first images of the training set")
+    seed: int = Field(0, ge=0)
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(default_factory=_paper_batch_size, ge=2, description="Over all processes")
+    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False)
+    latent_dim: int = Field(10, ge=1)
+    architecture: Literal["mlp"] = "mlp"
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    eval_every: int = Field(5, ge=1, description="Epochs between evaluations; the first and last state always are")
+    checkpoint_every: int = Field(5, ge=1, description="Epochs between checkpoints; the end always has one")
+    protocol: Annotated[str, _one_of("protocol", PROTOCOLS)] = "paper"
+    extractor: Annotated[str, _one_of("extractor", EXTRACTORS)] = "inception"
+    extractor_weights: Path | None = Field(None, description="A weights file instead of the staged or shipped one")
+    n_fake: int | None = Field(None, ge=2, description="Images generated for a score; default: as many as real ones")
+    sweep: str = Field("", description="The sweep that this run is part of")
+
+    @field_validator("options", mode="after")
+    @classmethod
+    def _check_options(cls, options: dict[str, Any], info: Any) -> dict[str, Any]:
+        """Options with the variant's defaults filled in, so that naming a default changes no run id."""
+        if "variant" not in info.data:
+            return options
+        variant = info.data["variant"]
+        accepted = VARIANTS[variant].Options.__dataclass_fields__
+        for name in options:
+            if name not in accepted:
+                raise ValueError(unknown(f"option of {variant}", name, accepted))
+        adapter = TypeAdapter(VARIANTS[variant].Options)
+        return adapter.dump_python(adapter.validate_python(options))
+
+    def build_options(self) -> Variant.Options:
+        return VARIANTS[self.variant].Options(**self.options)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What changes the numbers, and nothing else; a weights file counts by its content."""
+        identity = self.model_dump(mode="json", exclude=NOT_IN_RUN_ID)
+        if self.extractor_weights is not None:
+            identity["extractor_sha256"] = hashlib.sha256(self.extractor_weights.read_bytes()).hexdigest()
+        return identity
+
+    @cached_property
+    def run_id(self) -> str:
+        """Readable, and unique by a hash of the identity."""
+        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+        return f"{self.variant}-{self.dataset}-{self.image_size}px-seed{self.seed}-{digest[:12]}"
+
+    @field_validator("extractor_weights", mode="after")
+    @classmethod
+    def _check_weights(cls, weights: Path | None) -> Path | None:
+        if weights is not None and not weights.is_file():
+            raise ValueError(f"there is no file {weights}; name a weights file")
+        return weights and weights.absolute()
+
+
+def build_config(*layers: dict[str, Any]) -> RunConfig:
+    """A configuration from layers of fields, the later ones winning; `options` are merged name by name.
+
+    A layer may be written flat (`{"options.n": 5}`) and may name a `preset`, whose fields come before all layers.
+    Raises: InputError naming each field that is wrong and what would be right.
+    """
+    fields: dict[str, Any] = {}
+    for layer in layers:
+        _merge(fields, layer)
+    preset = fields.pop("preset", None)
+    if preset is not None:
+        overrides, fields = fields, {}
+        _merge(fields, load_preset(preset))
+        _merge(fields, overrides)
+    try:
+        return RunConfig.model_validate(fields)
+    except ValidationError as error:
+        # A default that depends on a field in error has nothing to add.
+        details = [detail for detail in error.errors() if detail["type"] != "default_factory_not_called"]
+        raise InputError("\n".join(_explain(detail) for detail in details)) from error
+
+
+def load_config_file(path: Path) -> dict[str, Any]:
+    """The fields in a YAML or JSON file. Raises: InputError if it is missing or holds no mapping."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"{path} holds no mapping of fields to values, as in `epochs: 5`")
+    return content
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The fields of a preset shipped in harness/presets. Raises: InputError for an unknown name."""
+    presets = {Path(file.name).stem: file for file in (files("harness") / "presets").iterdir()}
+    if name not in presets:
+        raise InputError(unknown("preset", name, presets))
+    return yaml.safe_load(presets[name].read_text())
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """`KEY=VALUE` strings to fields; values are read as YAML. Raises: InputError for one without `=`."""
+    fields: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {assignment} is no KEY=VALUE, as in --set epochs=5 or --set options.n=3")
+        try:
+            _merge(fields, {key: yaml.safe_load(value)})
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {assignment}: the value is no YAML ({' '.join(str(error).split())})") from error
+    return fields
+
+
+def _merge(fields: dict[str, Any], layer: dict[str, Any]) -> None:
+    for key, value in layer.items():
+        if key.startswith("options."):
+            _merge(fields, {"options": {key.removeprefix("options."): value}})
+        elif key == "options" and isinstance(value, dict) and isinstance(fields.get("options", {}), dict):
+            fields["options"] = {**fields.get("options", {}), **value}
+        else:
+            fields[key] = value
+
+
+def _explain(detail: Any) -> str:
+    """One line for one of pydantic's errors."""
+    field = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return unknown("field", field, RunConfig.model_fields)
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if message.startswith("unknown "):
+        return message
+    if detail["type"] == "string_pattern_mismatch":
+        message = (
+            "a data set's name has lower-case letters, digits, '_' and '-'; stage a folder under such a name first"
+        )
+    description = RunConfig.model_fields[str(detail["loc"][0])].description if detail["loc"] else None
+    return f"{field} = {detail['input']!r}: {message}" + (f" ({description})" if description else "")

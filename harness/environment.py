@@ -1,0 +1,44 @@
+"""Where and with what a run ran."""
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.data import TrainingSet
+from harness.engine import Engine
+
+PACKAGES = ("aaebench", "torch", "accelerate", "numpy")
+
+
+def describe_environment(engine: Engine, data: TrainingSet) -> dict[str, Any]:
+    """What environment.json holds: commit, versions, hardware, processes, command, and the checksum of the data."""
+    gpu = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else None
+    return {
+        "git_commit": read_git_commit(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "hostname": socket.gethostname(),
+        "device": engine.device.type,
+        "gpu": gpu,
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "num_processes": engine.num_processes,
+        "distributed_type": str(engine.accelerator.distributed_type),
+        "command": sys.argv,
+        "data_sha256": data.sha256,
+    }
+
+
+def read_git_commit() -> str | None:
+    """The commit of the checkout that runs, with `-dirty` if it was changed; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

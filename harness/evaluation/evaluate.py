@@ -1,0 +1,102 @@
+"""Scores of a variant under a protocol: every process generates and featurises its share of the images."""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from harness.cache import Entry, cache_folder, cached
+from harness.config import RunConfig
+from harness.data import TrainingSet
+from harness.engine import Engine
+from harness.errors import DivergedError
+from harness.evaluation.extractors import build_extractor
+from harness.evaluation.protocol import PROTOCOLS, Protocol, evaluation_batch_size
+from harness.evaluation.scores import frechet_distance, inception_score, matrix_square_root
+from harness.evaluation.statistics import FeatureSums
+from harness.normalisation import batch_sizes, evaluation_mode
+from harness.seeding import build_generator
+from harness.terminal import console
+
+
+class Evaluator:
+    """Scores against one reference. Building it loads the extractor and computes, or finds, the reference's statistics.
+
+    Raises: InputError if the extractor's weights are missing.
+    """
+
+    def __init__(self, config: RunConfig, data: TrainingSet, engine: Engine) -> None:
+        self.engine, self.data, self.seed = engine, data, config.seed
+        with engine.accelerator.main_process_first():
+            self.extractor = build_extractor(config, engine.device)
+        self.protocol = Protocol(
+            name=config.protocol,
+            normalisation=PROTOCOLS[config.protocol],
+            batch_size=evaluation_batch_size(config.image_size),
+            n_real=len(data),
+            n_fake=config.n_fake or len(data),
+            extractor=self.extractor.name,
+            extractor_sha256=self.extractor.sha256,
+            resize=self.extractor.resize,
+        )
+        key = f"{data.sha256[:16]}-{len(data)}-{self.extractor.sha256[:16]}"
+        path = cache_folder() / "statistics" / f"{data.name}-{self.extractor.name}-{key}.safetensors"
+        with engine.accelerator.main_process_first():
+            self.reference, _ = cached(path, self._compute_reference)
+
+    def _compute_reference(self) -> Entry:
+        sums = self._zeros()
+        with console.status(f"reference statistics of {self.data.name}"):
+            for images in self.data.images.split(self.protocol.batch_size):
+                self._add(sums, images)
+        mean, covariance = (tensor.cpu() for tensor in sums.moments())
+        return {"mean": mean, "covariance": covariance, "square_root": matrix_square_root(covariance)}, {}
+
+    def evaluate(self) -> dict[str, object]:
+        """FID and Inception Score of prior samples, as `eval/<name>` values, with the protocol that they belong to.
+
+        Raises: DivergedError if a score is not finite.
+        """
+        sums = self._zeros()
+        batches = batch_sizes(self.protocol.n_fake, self.protocol.batch_size)
+        with evaluation_mode(self.engine.variant, self.protocol.normalisation):
+            for number in range(self.engine.rank, len(batches), self.engine.num_processes):
+                self._add(sums, self._generate(number, batches[number]))
+        sums = FeatureSums(*(self.engine.sum(tensor) for tensor in sums.tensors()))
+        mean, covariance = (tensor.cpu() for tensor in sums.moments())
+        reference = (self.reference[name] for name in ("mean", "covariance", "square_root"))
+        scores = {
+            "fid": frechet_distance(mean, covariance, *reference),
+            "inception_score": inception_score(sums.n, sums.probabilities, sums.negative_entropy),
+        }
+        for name, score in scores.items():
+            if not math.isfinite(score):
+                raise DivergedError(f"eval/{name} is {score}")
+        protocol = dataclasses.asdict(self.protocol)
+        provenance = {
+            "protocol": protocol["name"],
+            "protocol_id": self.protocol.id,
+            "sampler": "prior",
+            **{name: protocol[name] for name in ("extractor", "n_real", "n_fake")},
+        }
+        return {f"eval/{name}": value for name, value in {**scores, **provenance}.items()}
+
+    def _generate(self, number: int, n: int) -> Tensor:
+        """Batch `number` of the generated images: its codes follow from the seed and the number, whoever makes it."""
+        generator = build_generator(self.seed, "evaluation", number)
+        z = torch.randn(n, self.engine.variant.latent_dim, generator=generator).to(self.engine.device)
+        return quantise(self.engine.variant.decode(z))
+
+    def _zeros(self) -> FeatureSums:
+        return FeatureSums.zeros(self.extractor.n_features, self.extractor.n_classes, self.engine.device)
+
+    def _add(self, sums: FeatureSums, images: Tensor) -> None:
+        sums.add(*self.extractor(images.to(self.engine.device)))
+
+
+def quantise(x: Tensor) -> Tensor:
+    """[-1, 1] to uint8, rounded: what a saved PNG would hold. Raises: DivergedError for an image that is not finite."""
+    if not x.isfinite().all():
+        raise DivergedError("the decoder's images are not finite")
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

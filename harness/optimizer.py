@@ -1,0 +1,68 @@
+"""Adam with separate moments per phase.
+
+The published procedure has one Adam over E and G and another over E for the adversary phase, so E's parameters have two
+sets of moments. One optimiser that keeps them apart equals those separate Adams, and unlike them it can be wrapped once
+by Accelerate whatever the distribution: two DeepSpeed engines that share parameters would train wrongly.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+
+class PhasedAdam(torch.optim.Optimizer):
+    """Set `.phase` before `step()`, which then updates that phase's parameters with that phase's moments.
+
+    Args: phases: the parameters of each phase; learning_rate: for all of them. The rest are PyTorch's defaults for Adam
+        (Kingma & Ba 2015).
+    """
+
+    def __init__(self, phases: dict[str, list[nn.Parameter]], learning_rate: float) -> None:
+        membership: dict[nn.Parameter, list[str]] = {}
+        for phase, parameters in phases.items():
+            for parameter in parameters:
+                membership.setdefault(parameter, []).append(phase)
+        groups: dict[tuple[str, ...], list[nn.Parameter]] = {}
+        for parameter, names in membership.items():
+            groups.setdefault(tuple(names), []).append(parameter)
+        super().__init__(
+            [{"params": parameters, "phases": names} for names, parameters in groups.items()],
+            {"lr": learning_rate, "betas": (0.9, 0.999), "eps": 1e-8},
+        )
+        self.phase = next(iter(phases))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if self.phase not in group["phases"] or not parameters:
+                continue
+            states = [self._moments(p) for p in parameters]
+            adam(
+                parameters,
+                [p.grad for p in parameters],
+                [state[f"{self.phase}/exp_avg"] for state in states],
+                [state[f"{self.phase}/exp_avg_sq"] for state in states],
+                [],
+                [state[f"{self.phase}/step"] for state in states],
+                fused=True,
+                amsgrad=False,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                lr=group["lr"],
+                weight_decay=0.0,
+                eps=group["eps"],
+                maximize=False,
+            )
+
+    def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
+        # Flat keys, one dict a parameter: what ZeRO expects to shard.
+        state = self.state[parameter]
+        if f"{self.phase}/step" not in state:
+            state[f"{self.phase}/step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state[f"{self.phase}/exp_avg"] = torch.zeros_like(parameter)
+            state[f"{self.phase}/exp_avg_sq"] = torch.zeros_like(parameter)
+        return state

@@ -1,0 +1,38 @@
+"""Sample grids: the same codes at every evaluation, so that a run's pictures show its training and nothing else."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from harness.evaluation.evaluate import quantise
+from harness.evaluation.protocol import Normalisation
+from harness.normalisation import evaluation_mode
+from harness.seeding import build_generator
+from variants import Variant
+
+ROWS, COLUMNS = 8, 8
+
+
+def save_samples(path: Path, variant: Variant, normalisation: Normalisation, seed: int) -> None:
+    """64 images of prior codes as one PNG, written atomically.
+
+    The codes are the first of a batch of 256, since in `batch` mode a picture depends on the batch that it is part of.
+    """
+    device = next(variant.parameters()).device
+    z = torch.randn(256, variant.latent_dim, generator=build_generator(seed, "samples")).to(device)
+    with evaluation_mode(variant, normalisation):
+        grid = build_grid(quantise(variant.decode(z)[: ROWS * COLUMNS]).cpu())
+    temporary = path.with_name(f".{path.name}")
+    Image.fromarray(grid).save(temporary, format="PNG")
+    temporary.replace(path)
+
+
+def build_grid(images: Tensor) -> np.ndarray:
+    """(64, C, S, S) uint8 to one picture (8 S, 8 S, 3), row by row; grey is repeated."""
+    _, channels, height, width = images.shape
+    tiles = images.expand(-1, 3, -1, -1) if channels == 1 else images
+    tiles = tiles.reshape(ROWS, COLUMNS, 3, height, width).permute(0, 3, 1, 4, 2)
+    return tiles.reshape(ROWS * height, COLUMNS * width, 3).numpy()

@@ -1,0 +1,168 @@
+"""Data and weights brought to the cache, checksummed. Afterwards a run needs neither the source nor a network."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from harness.cache import Entry, cache_folder, cached, load_entry, locked, read_metadata, save_entry
+from harness.data import DATASETS, DatasetFormat, TrainingSet
+from harness.errors import InputError, unknown
+from harness.formats import EMBEDDED, open_source, read_image_files, resize
+from harness.terminal import console
+
+INCEPTION_NAME = "inception-2015-12-05.pt"
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+INCEPTION_URL = (
+    f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{INCEPTION_NAME}"  # clean-fid's own
+)
+
+
+def load_training_set(name: str, image_size: int, channels: int = 3, max_images: int | None = None) -> TrainingSet:
+    """A prepared training set, prepared first where its source is known on this machine.
+
+    Raises: InputError for an unknown or unstaged data set, damaged files, or colour images asked for in one channel.
+    """
+    tensors, metadata = load_entry(_data_path(name, image_size)) or _prepare_once(name, image_size)
+    images, labels = tensors["images"], tensors.get("labels")
+    if images.shape[1] > channels:
+        raise InputError(f"{name} has colour images; channels = {channels} needs grey ones, set channels = 3")
+    if max_images is not None:
+        images, labels = images[:max_images], labels[:max_images] if labels is not None else None
+    return TrainingSet(name, images, labels, channels, metadata["sha256"])
+
+
+def stage_dataset(name: str, image_size: int, source: Path | None = None) -> Path:
+    """Prepare a data set from `source`, else from where it is known to be, else from torchvision's download.
+
+    A new name makes a data set of any folder or archive of images; a source named here replaces what was staged before.
+    Returns: the cache entry's path. Raises: InputError if the source is missing or damaged; nothing is then changed.
+    """
+    path = _data_path(name, image_size)
+    if source is not None:
+        entry = _prepare(name, image_size, source)
+        with locked(path):
+            save_entry(path, *entry)
+    elif load_entry(path) is None:
+        if name in DATASETS and not DATASETS[name].embedded and known_source(name) is None:
+            _download(name)
+        _prepare_once(name, image_size)
+    return path
+
+
+def _prepare_once(name: str, image_size: int) -> Entry:
+    source = known_source(name)
+    embedded = name in DATASETS and DATASETS[name].embedded
+    if source is None and not embedded and name not in known_datasets():
+        raise InputError(
+            f"{unknown('data set', name, known_datasets())}; "
+            f"any folder of images becomes one: aaebench stage --dataset {name} --from FOLDER"
+        )
+    if source is None and not embedded:
+        raise InputError(
+            f"{name} at {image_size} px is not staged on this machine; "
+            f"run: aaebench stage --dataset {name} --image-size {image_size} [--from PATH]"
+        )
+    return cached(_data_path(name, image_size), lambda: _prepare(name, image_size, source))
+
+
+def _prepare(name: str, image_size: int, source: Path | None) -> Entry:
+    dataset = DATASETS.get(name, DatasetFormat(read_image_files))
+    with console.status(f"preparing {name} at {image_size} px"):
+        images, labels = dataset.read(open_source(source) if source else EMBEDDED, image_size)
+        tensors = {"images": resize(images, image_size).contiguous()}
+    if labels is not None:
+        tensors["labels"] = labels
+    return tensors, {"name": name, "source": str(source.absolute()) if source else "embedded"}
+
+
+def known_datasets() -> set[str]:
+    """The names that can be used: the data sets of the paper, the embedded digits, and what was staged here."""
+    return {*DATASETS, *(path.stem.rpartition("-")[0] for path in _data_folder().glob("*px.safetensors"))}
+
+
+def known_source(name: str) -> Path | None:
+    """Where a data set's files lie: a system package, or what an earlier staging at any size was made from."""
+    installed = DATASETS[name].installed_at if name in DATASETS else None
+    for folder in (installed, _download_folder(name)):
+        if folder is not None and folder.is_dir():
+            return folder
+    for path in sorted(_data_folder().glob(f"{name}-*px.safetensors")):
+        try:
+            source = Path(read_metadata(path)["source"])
+        except (OSError, SafetensorError):
+            continue
+        if source.exists():
+            return source
+    return None
+
+
+def _data_folder() -> Path:
+    return cache_folder() / "data"
+
+
+def _download_folder(name: str) -> Path:
+    return cache_folder() / "downloads" / name
+
+
+def _data_path(name: str, image_size: int) -> Path:
+    return _data_folder() / f"{name}-{image_size}px.safetensors"
+
+
+def _download(name: str) -> None:
+    download = DATASETS[name].torchvision
+    if download is None:
+        raise InputError(f"{name} cannot be downloaded; run: aaebench stage --dataset {name} --from FOLDER")
+    import torchvision.datasets  # noqa: PLC0415 (slow to import)
+
+    class_name, arguments = download
+    temporary = _download_folder(f".{name}")
+    try:
+        getattr(torchvision.datasets, class_name)(temporary, download=True, **arguments)
+        temporary.replace(_download_folder(name))
+    except Exception as error:  # torchvision passes on whatever its download met
+        raise InputError(
+            f"cannot download {name} ({error}); bring its files and run: aaebench stage --dataset {name} --from PATH"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def inception_path() -> Path:
+    """The staged Inception file. Raises: InputError, saying how to stage it, if it is missing."""
+    path = cache_folder() / "weights" / INCEPTION_NAME
+    if not path.is_file():
+        raise InputError(
+            f"the Inception weights {path} are missing; run: aaebench stage --inception [--from FILE] "
+            "(or score with a classifier of the data's own labels: --extractor domain)"
+        )
+    return path
+
+
+def stage_inception(source: Path | None = None) -> Path:
+    """Copy or download clean-fid's Inception file into the cache, its SHA-256 verified.
+
+    Raises: InputError if it cannot be had or is another file.
+    """
+    path = cache_folder() / "weights" / INCEPTION_NAME
+    with locked(path):
+        temporary = path.with_name(f".{path.name}.new")
+        try:
+            if source is not None:
+                shutil.copyfile(source, temporary)
+            else:
+                torch.hub.download_url_to_file(INCEPTION_URL, str(temporary))
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise InputError(
+                f"cannot fetch {source or INCEPTION_URL}: {error}; "
+                f"bring the file and run: aaebench stage --inception --from FILE"
+            ) from error
+        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+        if digest != INCEPTION_SHA256:
+            temporary.unlink()
+            raise InputError(f"{source or INCEPTION_URL} has SHA-256 {digest}, clean-fid's file {INCEPTION_SHA256}")
+        temporary.replace(path)
+    return path

@@ -1,0 +1,255 @@
+"""Training: one run from its configuration to its last record. Also `accelerate launch -m harness.train`."""
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate.utils import set_seed
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from harness.checkpoint import Progress, load_checkpoint, save_checkpoint
+from harness.config import RunConfig
+from harness.data import TrainingSet
+from harness.engine import Engine, build_accelerator
+from harness.environment import describe_environment
+from harness.errors import DivergedError, InputError, Interrupted
+from harness.evaluation.evaluate import Evaluator
+from harness.posterior import compute_diagnostics, compute_posterior
+from harness.progress import TrainingProgress
+from harness.record import Record, RunFolder, State
+from harness.samples import save_samples
+from harness.seeding import derive_seed
+from harness.staging import load_training_set
+from variants import build
+
+AGREE_EVERY = 16  # steps between two agreements of several processes on whether to stop
+
+
+def train(config: RunConfig, out: Path) -> RunFolder:
+    """Train and evaluate one run in its folder under `out`; a started run is resumed, a finished one left as it is.
+
+    Raises: InputError for anything that the user can mend, before anything is written; DivergedError, with the status
+        saying why; Interrupted after a signal, with everything saved.
+    """
+    folder = RunFolder(out / config.run_id)
+    check_folder(folder, config)
+    if folder.read_status()["state"] == "done":
+        return folder
+    engine, data, evaluator = prepare(config)
+    if engine.is_main_process:
+        create_folder(folder, config)
+    engine.accelerator.wait_for_everyone()
+    with owned(folder, engine.is_main_process):
+        Run(config, folder, engine, data, evaluator).run()
+    return folder
+
+
+def check_folder(folder: RunFolder, config: RunConfig) -> None:
+    """Raises: InputError if the folder's config.json is damaged or is another run's."""
+    if not folder.config_file.exists():
+        return
+    try:
+        found = RunConfig.model_validate(folder.read_config()).run_id
+    except ValueError as error:
+        raise InputError(
+            f"{folder.config_file} is damaged ({error}); remove the folder to start this run anew"
+        ) from error
+    if found != config.run_id:
+        raise InputError(f"{folder.config_file} describes the run {found}; was it edited, or its folder renamed?")
+
+
+def create_folder(folder: RunFolder, config: RunConfig) -> None:
+    try:
+        folder.create(config.model_dump(mode="json"))
+    except OSError as error:
+        raise InputError(f"cannot write the run folder {folder.path}: {error}; choose another with --out") from error
+
+
+@contextmanager
+def owned(folder: RunFolder, is_main_process: bool) -> Iterator[None]:
+    """Hold the run folder: one launch at a time trains in it.
+
+    Raises: InputError if another process is training it.
+    """
+    lock = FileLock(folder.path / ".lock")
+    if is_main_process:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(f"{folder.path} is being trained by another process") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def prepare(config: RunConfig) -> tuple[Engine, TrainingSet, Evaluator]:
+    """Everything that can fail before anything is written. Raises: InputError."""
+    accelerator = build_accelerator(config.mixed_precision)
+    if config.batch_size % accelerator.num_processes:
+        raise InputError(
+            f"batch_size = {config.batch_size} cannot be shared equally by {accelerator.num_processes} processes"
+        )
+    with accelerator.main_process_first():
+        data = load_training_set(config.dataset, config.image_size, config.channels, config.max_images)
+    if config.batch_size > len(data):
+        raise InputError(
+            f"batch_size = {config.batch_size} is more than the {len(data)} images of {config.dataset}; "
+            f"set batch_size to {len(data)} or less"
+        )
+    set_seed(derive_seed(config.seed, "weights") % 2**32)
+    variant = build(config.variant, config.build_options(), data.image_shape, config.latent_dim)
+    engine = Engine(accelerator, variant, config.learning_rate, config.seed)
+    data = data.to(engine.device)
+    return engine, data, Evaluator(config, data, engine)
+
+
+class Run:
+    """The training of one run."""
+
+    def __init__(
+        self, config: RunConfig, folder: RunFolder, engine: Engine, data: TrainingSet, evaluator: Evaluator
+    ) -> None:
+        self.config, self.folder, self.engine, self.data, self.evaluator = config, folder, engine, data, evaluator
+        self.steps_per_epoch = data.steps_per_epoch(config.batch_size)
+        self.signal: int | None = None
+
+    def run(self) -> None:
+        """Train from the newest checkpoint to the last epoch."""
+        progress = load_checkpoint(self.folder.checkpoints, self.engine.variant, self.engine.optimizer)
+        previous = self.folder.read_status()
+        # A status that still says `running` is that of a launch which was killed.
+        self.interruptions = previous.get("interruptions", 0) + (previous["state"] == "running")
+        if self.engine.is_main_process:
+            self.folder.keep_records(through_epoch=progress.epoch)
+            self.folder.write_environment(describe_environment(self.engine, self.data))
+        self.write_status("running", progress)
+        try:
+            with self.signals_noted(), TrainingProgress(self.config, len(self.data), self.engine) as display:
+                self.train(progress, display)
+        except Interrupted as interruption:
+            self.interruptions += 1
+            self.write_status("queued", progress, reason=f"interrupted by {interruption}; run it again to resume")
+            raise
+        except Exception as error:
+            self.write_status("failed", progress, reason=f"{type(error).__name__}: {error}")
+            raise
+        self.write_status("done", progress)
+
+    def train(self, progress: Progress, display: TrainingProgress) -> None:
+        if not self.folder.read_records():
+            self.record({"epoch": 0, "images_seen": 0, **self.evaluate(0)})
+        while progress.epoch < self.config.epochs:
+            record = self.train_epoch(progress, display)
+            last = progress.epoch == self.config.epochs
+            if last or progress.epoch % self.config.eval_every == 0:
+                record |= self.evaluate(progress.epoch)
+            self.record(record)
+            display.show_epoch(record)
+            if last or progress.epoch % self.config.checkpoint_every == 0:
+                self.save(progress)
+            self.write_status("running", progress)
+
+    def train_epoch(self, progress: Progress, display: TrainingProgress) -> Record:
+        """One epoch, or what is left of it. Returns: its record with the mean of each loss over its steps."""
+        config, engine = self.config, self.engine
+        sums = {
+            name: torch.tensor(progress.loss_sums.get(name, 0.0), dtype=torch.float64, device=engine.device)
+            for name in engine.phases
+        }
+        started, steps_before = time.perf_counter(), progress.step
+        batches = self.data.epoch(
+            config.seed, progress.epoch, config.batch_size, engine.rank, engine.num_processes, start=progress.step
+        )
+        for indices in batches:
+            x = self.data.batch(indices, engine.device)
+            losses = engine.step(x, progress.epoch * self.steps_per_epoch + progress.step)
+            for name, loss in losses.items():
+                sums[name] += loss
+            progress.step += 1
+            if display.is_due():
+                display.show_step(progress, {name: loss.item() for name, loss in losses.items()})
+            if self.should_stop(progress.step):
+                progress.loss_sums = self.finite_sums(sums, progress)
+                self.save(progress)
+                raise Interrupted(self.signal or signal.SIGTERM)
+        loss_sums = self.finite_sums(sums, progress)
+        seconds = time.perf_counter() - started
+        trained = (progress.step - steps_before) * config.batch_size
+        progress.epoch, progress.step, progress.loss_sums = progress.epoch + 1, 0, {}
+        return {
+            "epoch": progress.epoch,
+            "images_seen": progress.epoch * self.steps_per_epoch * config.batch_size,
+            **{f"loss/{name}": total / self.steps_per_epoch for name, total in loss_sums.items()},
+            "time/images_per_second": trained / seconds,
+            "time/epoch_seconds": seconds,
+        }
+
+    def finite_sums(self, sums: dict[str, Tensor], progress: Progress) -> dict[str, float]:
+        """The losses' sums over the steps, averaged over the processes. Raises: DivergedError if one is not finite."""
+        values: dict[str, float] = {
+            name: self.engine.sum(total).item() / self.engine.num_processes for name, total in sums.items()
+        }
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise DivergedError(f"loss/{name} is {value} in epoch {progress.epoch + 1}; try a lower learning_rate")
+        return values
+
+    def evaluate(self, epoch: int) -> Record:
+        started = time.perf_counter()
+        engine = self.engine
+        engine.synchronise_buffers()
+        values: Record = {**self.evaluator.evaluate()}
+        posterior = compute_posterior(engine, self.data, self.evaluator.protocol)
+        if posterior is not None:
+            values |= compute_diagnostics(*posterior)
+        if engine.is_main_process:
+            path = self.folder.samples / f"epoch-{epoch:06d}.png"
+            save_samples(path, engine.variant, self.evaluator.protocol.normalisation, self.config.seed)
+        return {**values, "time/evaluation_seconds": time.perf_counter() - started}
+
+    def save(self, progress: Progress) -> None:
+        self.engine.synchronise_buffers()
+        if self.engine.is_main_process:
+            save_checkpoint(self.folder.checkpoints, progress, self.engine.variant, self.engine.optimizer)
+
+    def record(self, record: Record) -> None:
+        if self.engine.is_main_process:
+            self.folder.append_record(record)
+
+    def write_status(self, state: State, progress: Progress, **details: object) -> None:
+        if self.engine.is_main_process:
+            details |= {"epoch": progress.epoch, "epochs": self.config.epochs, "interruptions": self.interruptions}
+            self.folder.write_status(state, **details)
+
+    def should_stop(self, step: int) -> bool:
+        if self.engine.num_processes > 1 and step % AGREE_EVERY and step < self.steps_per_epoch:
+            return False
+        return self.engine.agree(self.signal is not None)
+
+    @contextmanager
+    def signals_noted(self) -> Iterator[None]:
+        """SIGINT and SIGTERM are noted, to be acted on at a step's end; a second one acts at once."""
+
+        def note(number: int, _: object) -> None:
+            self.signal = number
+            signal.signal(number, signal.SIG_DFL)
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    from harness.commands import main
+
+    sys.exit(main())

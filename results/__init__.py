@@ -1,0 +1,1 @@
+"""What came out: CSVs and figures from run folders. Never imports torch."""

@@ -1,0 +1,38 @@
+"""Seeds aggregated: the last evaluation of each finished run, averaged over the seeds of its cell."""
+
+import pandas as pd
+
+from results.collect import POSTERIOR, SCORES
+
+# Runs that differ in any of these are different cells; among them the protocol id, so protocols are never mixed.
+CELL = ["sweep", "variant", "options", "dataset", "image_size", "epochs", "batch_size", "learning_rate", "latent_dim"]
+CELL += ["architecture", "channels", "max_images", "mixed_precision", "protocol", "protocol_id", "extractor", "sampler"]
+MEASURES = [*SCORES, *(name for name in POSTERIOR if name != "collapse"), "loss_reconstruction"]
+
+
+def summarise(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell: n seeds, and `<measure>_mean` and `<measure>_std` over them (n - 1; empty for one seed).
+
+    `collapse` counts the verdicts, as in "variance 2". Rows keep the order in which the cells first appear.
+    """
+    done = runs[runs["state"] == "done"]
+    last = done.loc[done.groupby("run_id", sort=False)["epoch"].idxmax()]
+    groups = last.groupby(CELL, dropna=False, sort=False)
+    measured = last[MEASURES].apply(pd.to_numeric).groupby([last[name] for name in CELL], dropna=False, sort=False)
+    summary = pd.concat(
+        [
+            groups["seed"].nunique().rename("n"),
+            *(
+                statistic.rename(f"{name}_{suffix}")
+                for name in MEASURES
+                for suffix, statistic in (("mean", measured[name].mean()), ("std", measured[name].std()))
+            ),
+            groups["collapse"].agg(_count).rename("collapse"),
+        ],
+        axis=1,
+    )
+    return summary.reset_index()
+
+
+def _count(verdicts: pd.Series) -> str:
+    return ", ".join(f"{verdict} {n}" for verdict, n in verdicts.value_counts().items())

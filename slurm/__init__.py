@@ -1,0 +1,1 @@
+"""Many runs: sweeps, and where they run."""

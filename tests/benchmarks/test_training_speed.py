@@ -1,0 +1,145 @@
+"""A training step through the harness against what a researcher would write by hand. Ratios, measured in turns."""
+
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from harness.config import build_config
+from harness.data import TrainingSet
+from harness.train import prepare
+from variants import AutoEncoder
+from variants.networks import Decoder, Discriminator, Encoder
+
+BATCH_SIZE, N_IMAGES, SHAPE, Z = 1024, 8192, (3, 32, 32), 10
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+class BareLoop:
+    """The three phases written out over three Adams, as in the paper's section 3.1."""
+
+    def __init__(self) -> None:
+        options = AutoEncoder.Options()
+        self.encoder = Encoder(SHAPE, Z, options.sigma)
+        self.decoder, self.discriminator = Decoder(SHAPE, Z), Discriminator(Z)
+        both = [*self.encoder.parameters(), *self.decoder.parameters()]
+        self.adams = [
+            torch.optim.Adam(parameters, lr=1e-4)
+            for parameters in (both, self.discriminator.parameters(), self.encoder.parameters())
+        ]
+
+    def step(self, x: Tensor) -> None:
+        bce, (adam_ae, adam_d, adam_e) = nn.functional.binary_cross_entropy_with_logits, self.adams
+        adam_ae.zero_grad()
+        nn.functional.l1_loss(self.decoder(self.encode(x)), x).backward()
+        adam_ae.step()
+
+        adam_d.zero_grad()
+        real = self.discriminator(torch.randn(len(x), Z))
+        fake = self.discriminator(self.encode(x).detach())
+        (bce(real, torch.ones_like(real)) + bce(fake, torch.zeros_like(fake))).backward()
+        adam_d.step()
+
+        adam_e.zero_grad()
+        fake = self.discriminator(self.encode(x))
+        bce(fake, torch.ones_like(fake)).backward()
+        adam_e.step()
+
+    def encode(self, x: Tensor) -> Tensor:
+        mu, sigma = self.encoder(x)
+        return mu + sigma * torch.randn_like(mu)
+
+
+class PublishedDataset(Dataset[Tensor]):
+    """The published procedure's input: per image, PIL resize, grey repeated, scaled to [-1, 1]."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        from torchvision import transforms  # noqa: PLC0415 (slow to import)
+
+        self.images = images
+        self.transform = transforms.Compose(
+            [
+                transforms.Resize((32, 32)),
+                transforms.Grayscale(num_output_channels=3),
+                transforms.ToTensor(),
+                transforms.Normalize((0.5,) * 3, (0.5,) * 3),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.transform(Image.fromarray(self.images[index]))
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (N_IMAGES, 28, 28), dtype=np.uint8)
+
+
+def harness_step(variant: str = "aae") -> Callable[[int], None]:
+    """One step on real images, the batch taken from the resident data included."""
+    config = build_config(
+        {"variant": variant, "dataset": "fashion_mnist", "max_images": N_IMAGES, "extractor": "domain"}
+    )
+    engine, data, _ = prepare(config)
+    batches = list(data.epoch(0, 0, BATCH_SIZE, rank=0, num_processes=1))
+
+    def step(number: int) -> None:
+        engine.step(data.batch(batches[number % len(batches)], engine.device), number)
+
+    return step
+
+
+def measure_in_turns(first: Callable[[int], None], second: Callable[[int], None], turns: int = 40) -> float:
+    """The median over turns of first's seconds over second's."""
+    ratios = []
+    for number in range(turns):
+        seconds = []
+        for function in (first, second) if number % 2 else (second, first):
+            started = time.perf_counter()
+            function(number)
+            seconds.append(time.perf_counter() - started)
+        ratios.append(seconds[0] / seconds[1] if number % 2 else seconds[1] / seconds[0])
+    return median(ratios[4:])
+
+
+def test_a_step_costs_no_more_than_the_bare_loop(images: np.ndarray) -> None:
+    resident = torch.rand(N_IMAGES, *SHAPE) * 2 - 1
+    bare = BareLoop()
+    order = torch.randperm(N_IMAGES).split(BATCH_SIZE)
+    ratio = measure_in_turns(harness_step(), lambda number: bare.step(resident[order[number % len(order)]]))
+    print(f"\nharness step / bare loop step: {ratio:.3f}")
+    assert ratio <= 1.05
+
+
+def test_training_is_six_times_as_fast_as_the_published_procedure(images: np.ndarray) -> None:
+    bare, step = BareLoop(), harness_step()
+    n_batches = N_IMAGES // BATCH_SIZE
+    loader = DataLoader(PublishedDataset(images), BATCH_SIZE, shuffle=True)
+
+    def published_epoch(_: int) -> None:
+        for x in loader:
+            bare.step(x)
+
+    def harness_epoch(epoch: int) -> None:
+        for number in range(n_batches):
+            step(epoch * n_batches + number)
+
+    ratio = measure_in_turns(published_epoch, harness_epoch, turns=8)
+    print(f"\npublished procedure / harness, seconds an epoch: {ratio:.1f}")
+    assert ratio >= 6

@@ -1,0 +1,36 @@
+"""The adversarial autoencoder (Makhzani et al. 2015; paper, section 3.1 and Fig. 1)."""
+
+from torch import Tensor
+from torch.nn.functional import l1_loss
+
+from variants.base import AutoEncoder, Phase
+from variants.losses import fake_loss, real_loss
+from variants.networks import Discriminator
+
+
+class AAE(AutoEncoder):
+    """Reconstruct; tell the posterior's codes from the prior's; make the encoder fool that discriminator."""
+
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: AutoEncoder.Options) -> None:
+        super().__init__(image_shape, latent_dim, options)
+        self.discriminator = Discriminator(latent_dim)
+
+    def phases(self) -> dict[str, Phase]:
+        return {
+            "reconstruction": Phase(self.reconstruction_loss, updates=(self.encoder, self.decoder)),
+            "discriminator": Phase(self.discriminator_loss, updates=(self.discriminator,)),
+            "adversary": Phase(self.adversary_loss, updates=(self.encoder,)),
+        }
+
+    def reconstruction_loss(self, x: Tensor) -> Tensor:
+        """E |G(E(x)) - x|, the mean over images, channels and pixels."""
+        return l1_loss(self.decode(self.encode(x)).float(), x)
+
+    def discriminator_loss(self, x: Tensor) -> Tensor:
+        """-E[log D(z_prior)] - E[log(1 - D(z))]: the prior is real, the posterior is fake (paper, section 5.2)."""
+        z, z_prior = self.encode(x).detach(), self.sample_prior(len(x))
+        return real_loss(self.discriminator(z_prior)) + fake_loss(self.discriminator(z))
+
+    def adversary_loss(self, x: Tensor) -> Tensor:
+        """-E[log D(z)]: the encoder makes its codes pass for the prior's (non-saturating)."""
+        return real_loss(self.discriminator(self.encode(x)))

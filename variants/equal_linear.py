@@ -1,0 +1,13 @@
+"""equal-linear-IAAE: EqualLinear layers instead of batch normalisation (paper, section 5.4)."""
+
+from torch import nn
+
+from variants.aae import AAE
+from variants.networks import EqualLinear
+
+
+class EqualLinearAAE(AAE):
+    """The AAE whose encoder and decoder scale weights and biases by 1 / sqrt(D_in) and normalise nothing."""
+
+    linear = EqualLinear
+    norm = nn.Identity

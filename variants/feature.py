@@ -1,0 +1,30 @@
+"""feature-IAAE: a feature-wise error joins the pixel-wise one (paper, section 5.3 and Fig. 6)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.functional import l1_loss, mse_loss
+
+from variants.aae import AAE
+
+
+class Feature(AAE):
+    """E |x_hat - x| + weight * mean (mu(x_hat) - mu(x))^2 with x_hat = G(E(x)): the code is the feature."""
+
+    @dataclass(frozen=True)
+    class Options(AAE.Options):
+        weight: float = 1.0
+
+        def __post_init__(self) -> None:
+            if self.weight < 0:
+                raise ValueError(f"weight is {self.weight}; it is the factor of an error, 0 or more")
+
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
+        super().__init__(image_shape, latent_dim, options)
+        self.weight = options.weight
+
+    def reconstruction_loss(self, x: Tensor) -> Tensor:
+        x_hat = self.decode(self.encode(x))
+        mu, _ = self.posterior(x)
+        mu_hat, _ = self.encoder(x_hat)
+        return l1_loss(x_hat.float(), x) + self.weight * mse_loss(mu_hat.float(), mu.float())

@@ -1,0 +1,36 @@
+"""KLD-loss-IAAE: a KL term between posterior and prior joins the regularisation (paper, section 5.2)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from variants.aae import AAE
+from variants.losses import KLDirection, gaussian_kl
+from variants.networks import SigmaHead
+
+
+class KLDLoss(AAE):
+    """L_adversary + weight * KL.
+
+    The term depends on the encoder only, so it stands in the phase that updates the encoder. The sigma head is `exp`
+    unless set: under the published signed head the KL's gradient -1/sigma spikes and poisons Adam's second moments.
+    """
+
+    @dataclass(frozen=True)
+    class Options(AAE.Options):
+        sigma: SigmaHead = "exp"
+        weight: float = 0.1
+        direction: KLDirection = "posterior_prior"
+
+        def __post_init__(self) -> None:
+            if self.weight < 0:
+                raise ValueError(f"weight is {self.weight}; it is the factor of a KL term, 0 or more")
+
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
+        super().__init__(image_shape, latent_dim, options)
+        self.weight = options.weight
+        self.direction: KLDirection = options.direction
+
+    def adversary_loss(self, x: Tensor) -> Tensor:
+        mu, sigma = self.posterior(x)
+        return super().adversary_loss(x) + self.weight * gaussian_kl(mu, sigma, self.direction)

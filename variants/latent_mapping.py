@@ -1,0 +1,32 @@
+"""latent-mapping-IAAE: a mapping network between the code and the decoder (paper, section 5.1 and Fig. 5)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from variants.aae import AAE
+from variants.base import Phase
+from variants.networks import Mapping
+
+
+class LatentMapping(AAE):
+    """x = G(M(z)) for codes of the posterior and of the prior alike; with depth 0 this is the AAE."""
+
+    @dataclass(frozen=True)
+    class Options(AAE.Options):
+        depth: int = 4
+
+        def __post_init__(self) -> None:
+            if self.depth < 0:
+                raise ValueError(f"depth is {self.depth}; it is a number of layers, 0 or more")
+
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
+        super().__init__(image_shape, latent_dim, options)
+        self.mapping = Mapping(latent_dim, options.depth)
+
+    def phases(self) -> dict[str, Phase]:
+        updates = (self.encoder, self.mapping, self.decoder)
+        return super().phases() | {"reconstruction": Phase(self.reconstruction_loss, updates)}
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder(self.mapping(z))

@@ -1,0 +1,26 @@
+"""n-iter-IAAE: the discriminator is updated n times per batch (paper, section 5.2)."""
+
+from dataclasses import dataclass, replace
+
+from variants.aae import AAE
+from variants.base import Phase
+
+
+class NIter(AAE):
+    """The AAE with n discriminator updates, each on fresh draws from posterior and prior; n = 1 is the AAE."""
+
+    @dataclass(frozen=True)
+    class Options(AAE.Options):
+        n: int = 3
+
+        def __post_init__(self) -> None:
+            if self.n < 1:
+                raise ValueError(f"n is {self.n}; it is a number of discriminator updates, 1 or more")
+
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
+        super().__init__(image_shape, latent_dim, options)
+        self.n = options.n
+
+    def phases(self) -> dict[str, Phase]:
+        phases = super().phases()
+        return phases | {"discriminator": replace(phases["discriminator"], repeats=self.n)}
