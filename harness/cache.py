@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -63,19 +63,22 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def load_entry(path: Path) -> Entry | None:
-    """An entry, memory-mapped and its checksum verified; None, with a warning, if it is damaged."""
+    """An entry, memory-mapped and its checksum verified; None if it is missing or, with a warning, if it is damaged."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        return _read_entry(path)
     except FileNotFoundError:
         return None
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         logger.warning("%s is damaged (%s): making it anew", path, error)
         return None
+
+
+def _read_entry(path: Path) -> Entry:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     if metadata.get("sha256") != compute_sha256(tensors):
-        logger.warning("%s does not match its checksum: making it anew", path)
-        return None
+        raise ValueError("it does not match its checksum")
     return tensors, metadata
 
 
@@ -102,8 +105,8 @@ def cached(path: Path, compute: Callable[[], Entry]) -> Entry:
 
     Raises: InputError if the folder cannot be written to; whatever `compute` raises, with nothing written.
     """
-    if (entry := load_entry(path)) is not None:
-        return entry
+    with suppress(OSError, ValueError, SafetensorError):
+        return _read_entry(path)
     with locked(path):
         if (entry := load_entry(path)) is None:
             save_entry(path, *compute())

@@ -5,6 +5,7 @@ serves a single process and DistributedDataParallel.
 """
 
 import os
+import warnings
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -65,7 +66,11 @@ class Engine:
             name: [p for module in phase.updates for p in module.parameters()] for name, phase in self.phases.items()
         }
         self.optimizer = PhasedAdam(updates, learning_rate)
-        self._container, self._stepper = accelerator.prepare(variant, self.optimizer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "`broadcast_buffers` is deprecated", FutureWarning
+            )  # Accelerate passes it
+            self._container, self._stepper = accelerator.prepare(variant, self.optimizer)
         self._trains = {name: {id(p) for p in parameters} for name, parameters in updates.items()}
 
     def step(self, x: Tensor, step: int) -> dict[str, Tensor]:

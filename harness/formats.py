@@ -5,6 +5,7 @@ Every reader takes a Source and returns images (N, C, H, W) uint8 and, where the
 
 import gzip
 import io
+import math
 import pickle
 import tarfile
 import zipfile
@@ -90,9 +91,9 @@ def _read_idx(source: Source, pattern: str, dimensions: int) -> Tensor:
     if content[:4] != magic:
         raise InputError(f"{name} in {source.path} starts with {content[:4].hex()}, not with idx's {magic.hex()}")
     header = 4 + 4 * dimensions
-    shape = np.frombuffer(content[4:header], ">u4").astype(int)
-    if len(shape) != dimensions or len(content) != header + int(shape.prod()):
-        raise InputError(f"{name} in {source.path} is truncated: {len(content)} bytes for the shape {tuple(shape)}")
+    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
+    if len(content) != header + math.prod(shape):
+        raise InputError(f"{name} in {source.path} is truncated: {len(content)} bytes for images of shape {shape}")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from harness.cache import Entry, cache_folder, cached, load_entry, locked, read_metadata, save_entry
+from harness.cache import Entry, cache_folder, cached, locked, read_metadata, save_entry
 from harness.data import DATASETS, DatasetFormat, TrainingSet
 from harness.errors import InputError, unknown
 from harness.formats import EMBEDDED, open_source, read_image_files, resize
@@ -25,7 +25,7 @@ def load_training_set(name: str, image_size: int, channels: int = 3, max_images:
 
     Raises: InputError for an unknown or unstaged data set, damaged files, or colour images asked for in one channel.
     """
-    tensors, metadata = load_entry(_data_path(name, image_size)) or _prepare_once(name, image_size)
+    tensors, metadata = _prepare_once(name, image_size)
     images, labels = tensors["images"], tensors.get("labels")
     if images.shape[1] > channels:
         raise InputError(f"{name} has colour images; channels = {channels} needs grey ones, set channels = 3")
@@ -45,27 +45,33 @@ def stage_dataset(name: str, image_size: int, source: Path | None = None) -> Pat
         entry = _prepare(name, image_size, source)
         with locked(path):
             save_entry(path, *entry)
-    elif load_entry(path) is None:
-        if name in DATASETS and not DATASETS[name].embedded and known_source(name) is None:
+    else:
+        if not path.exists() and name in DATASETS and not DATASETS[name].embedded and known_source(name) is None:
             _download(name)
         _prepare_once(name, image_size)
     return path
 
 
 def _prepare_once(name: str, image_size: int) -> Entry:
+    path = _data_path(name, image_size)
+    if not path.exists():
+        _require_source(name, image_size)  # before a lock file is written
+    return cached(path, lambda: _prepare(name, image_size, _require_source(name, image_size)))
+
+
+def _require_source(name: str, image_size: int) -> Path | None:
     source = known_source(name)
-    embedded = name in DATASETS and DATASETS[name].embedded
-    if source is None and not embedded and name not in known_datasets():
+    if source is not None or (name in DATASETS and DATASETS[name].embedded):
+        return source
+    if name not in known_datasets():
         raise InputError(
             f"{unknown('data set', name, known_datasets())}; "
             f"any folder of images becomes one: aaebench stage --dataset {name} --from FOLDER"
         )
-    if source is None and not embedded:
-        raise InputError(
-            f"{name} at {image_size} px is not staged on this machine; "
-            f"run: aaebench stage --dataset {name} --image-size {image_size} [--from PATH]"
-        )
-    return cached(_data_path(name, image_size), lambda: _prepare(name, image_size, source))
+    raise InputError(
+        f"{name} at {image_size} px is not staged on this machine; "
+        f"run: aaebench stage --dataset {name} --image-size {image_size} [--from PATH]"
+    )
 
 
 def _prepare(name: str, image_size: int, source: Path | None) -> Entry:

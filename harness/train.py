@@ -55,11 +55,10 @@ def check_folder(folder: RunFolder, config: RunConfig) -> None:
     if not folder.config_file.exists():
         return
     try:
+        folder.read_status()
         found = RunConfig.model_validate(folder.read_config()).run_id
     except ValueError as error:
-        raise InputError(
-            f"{folder.config_file} is damaged ({error}); remove the folder to start this run anew"
-        ) from error
+        raise InputError(f"{folder.path} is damaged ({error}); remove the folder to start this run anew") from error
     if found != config.run_id:
         raise InputError(f"{folder.config_file} describes the run {found}; was it edited, or its folder renamed?")
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from harness.config import build_config
-from harness.data import TrainingSet
 from harness.train import prepare
 from variants import AutoEncoder
 from variants.networks import Decoder, Discriminator, Encoder
@@ -83,7 +82,7 @@ class PublishedDataset(Dataset[Tensor]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.transform(Image.fromarray(self.images[index]))
+        return torch.as_tensor(self.transform(Image.fromarray(self.images[index])))
 
 
 @pytest.fixture

@@ -1,0 +1,46 @@
+"""Fixtures shared by all tests: a cache of the session's own, and the real components that CI must have."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cache for the whole session, inherited by the processes that tests start."""
+    path = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("AAEBENCH_CACHE")
+    os.environ["AAEBENCH_CACHE"] = str(path)
+    yield path
+    if before is None:
+        del os.environ["AAEBENCH_CACHE"]
+    else:
+        os.environ["AAEBENCH_CACHE"] = before
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AAEBENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist() -> Path:
+    """The real Fashion-MNIST of Debian's package; CI installs it."""
+    if not FASHION_MNIST.is_dir():
+        message = "Fashion-MNIST is not installed: apt-get install dataset-fashion-mnist"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return FASHION_MNIST
+
+
+@pytest.fixture(scope="session")
+def aaebench() -> str:
+    """The installed console script."""
+    return str(Path(sys.executable).with_name("aaebench"))

@@ -1,0 +1,132 @@
+"""The run id follows from what changes the numbers; bad fields are named with what would be right."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.config import NOT_IN_RUN_ID, RunConfig, build_config, load_config_file, parse_assignments
+from harness.errors import InputError
+
+ANOTHER = {
+    "variant": "n_iter",
+    "options": {"sigma": "exp"},
+    "dataset": "mnist",
+    "image_size": 28,
+    "channels": 1,
+    "max_images": 100,
+    "seed": 1,
+    "epochs": 3,
+    "batch_size": 17,
+    "learning_rate": 0.5,
+    "latent_dim": 3,
+    "mixed_precision": "bf16",
+    "eval_every": 2,
+    "checkpoint_every": 2,
+    "protocol": "clean",
+    "extractor": "domain",
+    "n_fake": 7,
+    "sweep": "another",
+}
+
+
+def test_the_defaults_are_the_papers() -> None:
+    config = build_config({})
+    assert (config.latent_dim, config.learning_rate, config.epochs, config.eval_every) == (10, 1e-4, 100, 5)
+    assert config == build_config({"preset": "paper"})
+
+
+@pytest.mark.parametrize(("image_size", "batch_size"), [(32, 1024), (64, 256)])
+def test_the_papers_batch_size_follows_the_image_size(image_size: int, batch_size: int) -> None:
+    assert build_config({"image_size": image_size}).batch_size == batch_size
+    assert build_config({"image_size": image_size, "batch_size": 50}).batch_size == 50
+
+
+@pytest.mark.parametrize("field", ANOTHER)
+def test_a_field_changes_the_run_id_if_it_changes_the_numbers(field: str) -> None:
+    changed = build_config({field: ANOTHER[field]}).run_id != build_config({}).run_id
+    assert changed == (field not in NOT_IN_RUN_ID)
+
+
+def test_every_field_is_tried_above() -> None:
+    only_one_value = {"architecture"}
+    assert set(ANOTHER) | only_one_value | {"extractor_weights"} == set(RunConfig.model_fields)
+
+
+def test_naming_a_default_changes_no_run_id() -> None:
+    named = build_config({"variant": "n_iter", "options.n": 3, "batch_size": 1024})
+    assert named.run_id == build_config({"variant": "n_iter"}).run_id
+
+
+def test_a_weights_file_counts_by_its_content(tmp_path: Path) -> None:
+    files = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
+    for file, content in zip(files, ("same", "same", "other"), strict=True):
+        file.write_text(content)
+    first, second, third = (build_config({"extractor_weights": file}).run_id for file in files)
+    assert first == second != third
+
+
+def test_a_configuration_survives_its_own_json() -> None:
+    config = build_config({"variant": "kld_loss", "options.weight": 0.3, "image_size": 64})
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_layers_override_one_another_and_options_merge(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("variant: kld_loss\nepochs: 7\noptions: {weight: 0.5, sigma: linear}\n")
+    config = build_config(load_config_file(file), {"epochs": 8}, parse_assignments(["options.weight=0.25", "seed=4"]))
+    assert (config.epochs, config.seed) == (8, 4)
+    assert config.options == {"sigma": "linear", "weight": 0.25, "direction": "posterior_prior"}
+
+
+def test_a_preset_yields_to_everything_else() -> None:
+    assert build_config({"epochs": 2}, {"preset": "demo"}).epochs == 2
+    assert build_config({"preset": "demo"}).extractor == "domain"
+
+
+def test_scientific_notation_on_the_command_line_is_a_number() -> None:
+    assert build_config(parse_assignments(["learning_rate=1e-3"])).learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"variant": "aee"}, "unknown variant 'aee'; did you mean aae?"),
+        ({"epoch": 3}, "unknown field 'epoch'; did you mean epochs?"),
+        ({"variant": "n_iter", "options.m": 2}, "unknown option of n_iter 'm'; valid: n, sigma"),
+        ({"options.n": 2}, "unknown option of aae 'n'; valid: sigma"),
+        ({"variant": "n_iter", "options.n": 0}, "n is 0"),
+        ({"variant": "latent_mapping", "options.depth": "deep"}, "options.depth = 'deep'"),
+        ({"options.sigma": "log"}, "'linear' or 'exp'"),
+        ({"options": 3}, "options = 3"),
+        ({"epochs": "many"}, "epochs = 'many': Input should be a valid integer"),
+        ({"epochs": 0}, "greater than or equal to 1"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"image_size": 7}, "the mlp architecture takes 8 to 128 px"),
+        ({"architecture": "transformer"}, "architecture = 'transformer'"),
+        ({"dataset": "../x"}, "lower-case letters"),
+        ({"preset": "papr"}, "unknown preset 'papr'; did you mean paper?"),
+        ({"protocol": "publishd"}, "unknown protocol 'publishd'"),
+        ({"extractor": "inceptoin"}, "unknown extractor 'inceptoin'; did you mean inception?"),
+        ({"extractor_weights": "/no/such.pt"}, "there is no file /no/such.pt"),
+        ({"mixed_precision": "fp8"}, "mixed_precision = 'fp8'"),
+    ],
+)
+def test_bad_fields_are_explained(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        build_config(fields)
+    assert message in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["- 1\n- 2\n", "epochs: [1\n", "", "1: 2\n"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(content)
+    with pytest.raises(InputError, match=r"config\.yaml"):
+        load_config_file(file)
+
+
+@pytest.mark.parametrize("assignment", ["epochs", "=3", "epochs=[1"])
+def test_an_assignment_needs_key_and_value(assignment: str) -> None:
+    with pytest.raises(InputError, match="--set"):
+        parse_assignments([assignment])

@@ -1,0 +1,273 @@
+"""Staging reads what data sets are published as, says what is wrong with damaged files, and survives company."""
+
+import gzip
+import pickle
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from harness.cache import cached, load_entry
+from harness.errors import InputError
+from harness.staging import inception_path, load_training_set, stage_dataset, stage_inception
+
+RANDOM = np.random.default_rng(0)
+GREY = RANDOM.integers(0, 256, (20, 28, 28), dtype=np.uint8)
+LABELS = np.arange(20, dtype=np.uint8) % 10
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+def write_idx(folder: Path, prefix: str = "train", compress: bool = True) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, array in (("images-idx3-ubyte", GREY), ("labels-idx1-ubyte", LABELS)):
+        content = idx_bytes(array)
+        file = folder / f"{prefix}-{name}{'.gz' if compress else ''}"
+        file.write_bytes(gzip.compress(content) if compress else content)
+    return folder
+
+
+def write_images(folder: Path, n: int = 6, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number in range(n):
+        pixels = RANDOM.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / f"{number:03d}.png")
+    return folder
+
+
+@pytest.mark.usefixtures("empty_cache")
+class TestFormats:
+    @pytest.mark.parametrize("compress", [True, False])
+    @pytest.mark.parametrize(("name", "prefix"), [("mnist", "train"), ("emnist", "emnist-balanced-train")])
+    def test_idx(self, tmp_path: Path, name: str, prefix: str, compress: bool) -> None:
+        stage_dataset(name, 28, write_idx(tmp_path / "files", prefix, compress))
+        data = load_training_set(name, 28)
+        assert torch.equal(data.images[:, 0], torch.from_numpy(GREY))
+        assert data.labels is not None
+        assert data.labels.tolist() == LABELS.tolist()
+
+    def test_a_single_idx_file_stands_for_its_folder(self, tmp_path: Path) -> None:
+        folder = write_idx(tmp_path / "files")
+        stage_dataset("mnist", 28, folder / "train-images-idx3-ubyte.gz")
+        assert len(load_training_set("mnist", 28)) == 20
+
+    @pytest.mark.parametrize("form", ["pickles", "tar", "binary"])
+    def test_cifar10(self, tmp_path: Path, form: str) -> None:
+        folder = tmp_path / "cifar-10-batches-py"
+        folder.mkdir()
+        pixels = RANDOM.integers(0, 256, (5, 4, 3072), dtype=np.uint8)
+        for number in range(5):
+            if form == "binary":
+                records = np.concatenate([np.full((4, 1), number, np.uint8), pixels[number]], axis=1)
+                (folder / f"data_batch_{number + 1}.bin").write_bytes(records.tobytes())
+            else:
+                batch = {b"data": pixels[number], b"labels": [number] * 4, b"batch_label": b"training"}
+                (folder / f"data_batch_{number + 1}").write_bytes(pickle.dumps(batch, protocol=2))
+        source = folder
+        if form == "tar":
+            source = tmp_path / "cifar-10-python.tar.gz"
+            with tarfile.open(source, "w:gz") as tar:
+                tar.add(folder, arcname=folder.name)
+        stage_dataset("cifar10", 32, source)
+        data = load_training_set("cifar10", 32)
+        assert torch.equal(data.images, torch.from_numpy(pixels.reshape(-1, 3, 32, 32)))
+        assert data.labels is not None
+        assert data.labels.tolist() == [number for number in range(5) for _ in range(4)]
+
+    @pytest.mark.parametrize("form", ["folder", "zip", "tar"])
+    def test_any_images_under_a_new_name(self, tmp_path: Path, form: str) -> None:
+        folder = write_images(tmp_path / "faces")
+        source = folder
+        if form == "zip":
+            source = tmp_path / "faces.zip"
+            with zipfile.ZipFile(source, "w") as archive:
+                for file in sorted(folder.iterdir()):
+                    archive.write(file, f"deep/er/{file.name}")
+        elif form == "tar":
+            source = tmp_path / "faces.tar"
+            with tarfile.open(source, "w") as tar:
+                tar.add(folder, arcname="faces")
+        stage_dataset("faces", 64, source)
+        data = load_training_set("faces", 64)
+        assert data.images.shape == (6, 3, 64, 64)
+        assert data.labels is None
+        first = Image.open(folder / "000.png").resize((64, 64), Image.Resampling.BILINEAR)
+        difference = data.images[0].permute(1, 2, 0).numpy().astype(int) - np.asarray(first).astype(int)
+        assert np.abs(difference).max() <= 1
+
+    def test_a_folder_of_grey_images_has_one_channel(self, tmp_path: Path) -> None:
+        stage_dataset("scans", 32, write_images(tmp_path / "scans", mode="L"))
+        assert load_training_set("scans", 32).images.shape == (6, 1, 32, 32)
+
+    def test_another_size_is_prepared_from_where_the_first_came_from(self, tmp_path: Path) -> None:
+        stage_dataset("faces", 32, write_images(tmp_path / "faces"))
+        assert load_training_set("faces", 16).images.shape == (6, 3, 16, 16)
+
+    def test_debians_fashion_mnist_is_found_by_itself(self, fashion_mnist: Path) -> None:
+        stage_dataset("fashion_mnist", 28)
+        assert len(load_training_set("fashion_mnist", 28)) == 60000
+
+
+class TestBadFiles:
+    def damage(self, folder: Path, what: str) -> str:
+        images, labels = folder / "train-images-idx3-ubyte", folder / "train-labels-idx1-ubyte"
+        content = images.read_bytes()
+        if what == "truncated":
+            images.write_bytes(content[:-10])
+        elif what == "magic":
+            images.write_bytes(b"\x89PNG" + content[4:])
+        elif what == "header":
+            images.write_bytes(content[:6])
+        elif what == "labels of another set":
+            labels.write_bytes(idx_bytes(LABELS[:5]))
+        elif what == "missing":
+            labels.unlink()
+        return what
+
+    @pytest.mark.parametrize(
+        ("what", "message"),
+        [
+            ("truncated", "truncated"),
+            ("magic", "starts with 89504e47, not with idx's 00000803"),
+            ("header", "truncated"),
+            ("labels of another set", "20 images but 5 labels"),
+            ("missing", "has no file train-labels*idx1-ubyte*"),
+        ],
+    )
+    def test_idx(self, tmp_path: Path, empty_cache: Path, what: str, message: str) -> None:
+        folder = write_idx(tmp_path / "files", compress=False)
+        self.damage(folder, what)
+        with pytest.raises(InputError) as error:
+            stage_dataset("mnist", 28, folder)
+        assert message in str(error.value)
+        assert not list(empty_cache.rglob("*.safetensors")), "nothing is written"
+
+    def test_a_truncated_gz(self, tmp_path: Path, empty_cache: Path) -> None:
+        folder = write_idx(tmp_path / "files")
+        file = folder / "train-images-idx3-ubyte.gz"
+        file.write_bytes(file.read_bytes()[:-100])
+        with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz .* truncated or damaged"):
+            stage_dataset("mnist", 28, folder)
+
+    def test_unreadable_images_are_named(self, tmp_path: Path, empty_cache: Path) -> None:
+        folder = write_images(tmp_path / "faces")
+        (folder / "002.png").write_bytes(b"no image")
+        (folder / "004.png").write_bytes((folder / "004.png").read_bytes()[:200])
+        with pytest.raises(InputError, match=r"2 of 6 images .*002\.png.*004\.png"):
+            stage_dataset("faces", 32, folder)
+        assert not list(empty_cache.rglob("*.safetensors"))
+
+    def test_an_empty_folder(self, tmp_path: Path, empty_cache: Path) -> None:
+        (tmp_path / "faces").mkdir()
+        with pytest.raises(InputError, match="holds no images"):
+            stage_dataset("faces", 32, tmp_path / "faces")
+
+    def test_a_damaged_archive(self, tmp_path: Path, empty_cache: Path) -> None:
+        folder = write_images(tmp_path / "faces")
+        archive = tmp_path / "faces.tar.gz"
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(folder)
+        archive.write_bytes(archive.read_bytes()[:2000])
+        with pytest.raises(InputError, match="damaged archive"):
+            stage_dataset("faces", 32, archive)
+
+    def test_a_pickle_that_would_run_code_is_refused(self, tmp_path: Path, empty_cache: Path) -> None:
+        trap = tmp_path / "trapped"
+
+        class Trap:
+            def __reduce__(self) -> tuple[object, tuple[str]]:
+                return Path.touch, (trap,)  # pyright: ignore[reportReturnType]
+
+        for number in range(1, 6):
+            (tmp_path / f"data_batch_{number}").write_bytes(pickle.dumps(Trap()))
+        with pytest.raises(InputError, match="no CIFAR-10 batch"):
+            stage_dataset("cifar10", 32, tmp_path)
+        assert not trap.exists()
+
+    def test_unknown_and_unstaged_names(self, empty_cache: Path) -> None:
+        with pytest.raises(InputError, match=r"did you mean fashion_mnist\?"):
+            load_training_set("fashion_mist", 32)
+        with pytest.raises(InputError, match="aaebench stage --dataset mnist --image-size 32"):
+            load_training_set("mnist", 32)
+        assert not empty_cache.exists()
+
+    def test_colour_images_in_one_channel(self, tmp_path: Path, empty_cache: Path) -> None:
+        stage_dataset("faces", 32, write_images(tmp_path / "faces"))
+        with pytest.raises(InputError, match="set channels = 3"):
+            load_training_set("faces", 32, channels=1)
+
+    def test_a_bad_source_does_not_replace_what_was_staged(self, tmp_path: Path, empty_cache: Path) -> None:
+        path = stage_dataset("mnist", 28, write_idx(tmp_path / "files"))
+        before = path.read_bytes()
+        with pytest.raises(InputError):
+            stage_dataset("mnist", 28, write_images(tmp_path / "faces"))
+        assert path.read_bytes() == before
+
+
+class TestCache:
+    def test_a_damaged_entry_is_made_anew(self, empty_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+        path = stage_dataset("digits", 16)
+        whole, checksum = path.read_bytes(), load_training_set("digits", 16).sha256
+        for damaged in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+            path.write_bytes(damaged)
+            assert load_training_set("digits", 16).sha256 == checksum
+            assert load_entry(path) is not None
+        assert caplog.text.count("making it anew") == 3
+
+    def test_what_fails_while_computing_leaves_nothing(self, empty_cache: Path) -> None:
+        def fail() -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+            raise InputError("no")
+
+        with pytest.raises(InputError):
+            cached(empty_cache / "entry.safetensors", fail)
+        assert not (empty_cache / "entry.safetensors").exists()
+
+    def test_an_entry_without_checksum_is_not_used(self, empty_cache: Path) -> None:
+        empty_cache.mkdir()
+        save_file({"images": torch.zeros(2)}, empty_cache / "entry.safetensors")
+        assert load_entry(empty_cache / "entry.safetensors") is None
+
+    def test_an_unwritable_cache_is_bad_input(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "file").write_text("in the way")
+        monkeypatch.setenv("AAEBENCH_CACHE", str(tmp_path / "file"))
+        with pytest.raises(InputError, match="AAEBENCH_CACHE"):
+            load_training_set("digits", 32)
+
+    def test_processes_that_stage_at_once_do_the_work_once(self, tmp_path: Path, empty_cache: Path) -> None:
+        folder = write_images(tmp_path / "faces", n=30)
+        code = (
+            "import sys; from pathlib import Path; import harness.staging as s\n"
+            "prepare = s._prepare\n"
+            "def counted(*a):\n"
+            f"    open({str(tmp_path / 'count')!r}, 'a').write('x'); return prepare(*a)\n"
+            "s._prepare = counted\n"
+            f"s.known_source = lambda name: Path({str(folder)!r})\n"
+            "print(s.load_training_set('faces', 32).sha256)"
+        )
+        command = [sys.executable, "-c", code.replace("'faces'", "'celeba'")]
+        processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+        checksums = {process.communicate()[0] for process in processes}
+        assert [process.returncode for process in processes] == [0] * 4
+        assert len(checksums) == 1
+        assert (tmp_path / "count").read_text() == "x"
+
+
+class TestInception:
+    def test_a_missing_file_says_how_to_stage_it_and_what_else_there_is(self, empty_cache: Path) -> None:
+        with pytest.raises(InputError, match=r"aaebench stage --inception .*--extractor domain"):
+            inception_path()
+
+    def test_another_file_is_refused_by_its_checksum(self, tmp_path: Path, empty_cache: Path) -> None:
+        (tmp_path / "weights.pt").write_bytes(b"something else")
+        with pytest.raises(InputError, match="SHA-256"):
+            stage_inception(tmp_path / "weights.pt")
+        assert not list(empty_cache.rglob("*.pt"))

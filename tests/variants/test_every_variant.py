@@ -1,0 +1,77 @@
+"""What holds for every variant, a new one included."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.engine import Engine, build_accelerator
+from variants import VARIANTS, AutoEncoder, Variant, build
+
+Z, B = 10, 16
+
+
+def build_default(name: str, image_size: int = 32) -> Variant:
+    torch.manual_seed(0)
+    return build(name, VARIANTS[name].Options(), (3, image_size, image_size), Z)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.rand(B, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_losses_are_finite_scalars(name: str, x: Tensor) -> None:
+    variant = build_default(name)
+    for phase in variant.phases():
+        loss = variant(phase, x)
+        assert loss.shape == ()
+        assert loss.dtype == torch.float32
+        assert loss.isfinite()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_phase_changes_what_it_updates_and_nothing_else(name: str, x: Tensor) -> None:
+    engine = Engine(build_accelerator("no"), build_default(name), learning_rate=1e-3, seed=0)
+    for phase_name, phase in engine.phases.items():
+        before = {key: p.detach().clone() for key, p in engine.variant.named_parameters()}
+        engine._update(phase_name, phase, x)
+        updated = {id(p) for module in phase.updates for p in module.parameters()}
+        for key, parameter in engine.variant.named_parameters():
+            changed = not torch.equal(before[key], parameter)
+            assert changed == (id(parameter) in updated), f"{key} in {phase_name}"
+
+
+@pytest.mark.parametrize("image_size", [32, 64])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_samples_are_images_in_minus_one_to_one(name: str, image_size: int) -> None:
+    variant = build_default(name, image_size)
+    images = variant.decode(variant.sample_prior(B))
+    assert images.shape == (B, 3, image_size, image_size)
+    assert images.abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if issubclass(VARIANTS[name], AutoEncoder)])
+def test_both_sigma_heads(name: str, x: Tensor) -> None:
+    encoders = {}
+    for head in ("linear", "exp"):
+        torch.manual_seed(0)
+        variant = build(name, VARIANTS[name].Options(sigma=head), (3, 32, 32), Z)  # pyright: ignore[reportCallIssue]
+        assert isinstance(variant, AutoEncoder)
+        encoders[head] = variant.posterior(x)
+    (mu_linear, sigma_linear), (mu_exp, sigma_exp) = encoders["linear"], encoders["exp"]
+    assert torch.equal(mu_linear, mu_exp)
+    assert (sigma_linear < 0).any(), "the published head is signed"
+    torch.testing.assert_close(sigma_exp, (sigma_linear / 2).exp())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_phases_share_an_encoding_only_while_the_encoder_stays(name: str, x: Tensor) -> None:
+    variant = build_default(name)
+    assert isinstance(variant, AutoEncoder)
+    first = variant.posterior(x)[0]
+    assert variant.posterior(x)[0] is first
+    assert variant.posterior(x.clone())[0] is not first
+    first = variant.posterior(x)[0]
+    variant.after_update((variant.encoder,))
+    assert variant.posterior(x)[0] is not first
