@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable
 from functools import cached_property
 from importlib.resources import files
@@ -9,7 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from harness.errors import InputError, unknown
 from harness.evaluation.protocol import EXTRACTORS, PROTOCOLS
@@ -17,6 +27,16 @@ from variants import VARIANTS, Variant
 
 # Fields that change no number: what the run is part of, how often it saves, where a file lies (its content counts).
 NOT_IN_RUN_ID = {"sweep", "checkpoint_every", "extractor_weights"}
+
+
+def check_dataset_name(name: str) -> str:
+    """Raises: ValueError for a name that cannot stand in a run id and in a file's name."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise ValueError(
+            f"{name!r} cannot name a data set: a name has lower-case letters, digits, '_' and '-'; "
+            "a folder of images becomes one by: aaebench stage --dataset NAME --from FOLDER"
+        )
+    return name
 
 
 def _one_of(kind: str, valid: Collection[str]) -> BeforeValidator:
@@ -40,7 +60,7 @@ class RunConfig(BaseModel):
 
     variant: Annotated[str, _one_of("variant", VARIANTS)] = "aae"
     options: dict[str, Any] = Field(default_factory=dict, description="The variant's own parameters")
-    dataset: str = Field("digits", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    dataset: Annotated[str, AfterValidator(check_dataset_name)] = "digits"
     image_size: int = Field(32, ge=8, le=128, description="Images are square; the mlp architecture takes 8 to 128 px")
     channels: Literal[1, 3] = Field(3, description="Grey images are repeated to 3 channels unless this is 1")
     max_images: int | None = Field(None, ge=2, description="Use only the first images of the training set")
@@ -169,11 +189,7 @@ def _explain(detail: Any) -> str:
     if detail["type"] == "extra_forbidden":
         return unknown("field", field, RunConfig.model_fields)
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if message.startswith("unknown "):
+    if detail["type"] == "value_error":  # our own words: they say it all
         return message
-    if detail["type"] == "string_pattern_mismatch":
-        message = (
-            "a data set's name has lower-case letters, digits, '_' and '-'; stage a folder under such a name first"
-        )
     description = RunConfig.model_fields[str(detail["loc"][0])].description if detail["loc"] else None
     return f"{field} = {detail['input']!r}: {message}" + (f" ({description})" if description else "")

@@ -30,8 +30,10 @@ def compute_posterior(engine: Engine, data: TrainingSet, protocol: Protocol) -> 
     if not isinstance(variant, AutoEncoder):
         return None
     batches = torch.arange(len(data)).split(batch_sizes(len(data), protocol.batch_size))
+    nothing = torch.empty(0, variant.latent_dim, device=engine.device)  # the share of a process without a batch
     with evaluation_mode(variant, protocol.normalisation):
-        parts = [variant.posterior(data.batch(batches[i], engine.device)) for i in engine.share(len(batches))]
+        parts = [(nothing, nothing)]
+        parts += [variant.posterior(data.batch(batches[i], engine.device)) for i in engine.share(len(batches))]
     mu, sigma = (engine.concatenate(torch.cat(tensors)).double() for tensors in zip(*parts, strict=True))
     return mu, sigma
 

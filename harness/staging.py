@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 
 from harness.cache import Entry, cache_folder, cached, locked, read_metadata, save_entry
+from harness.config import check_dataset_name
 from harness.data import DATASETS, DatasetFormat, TrainingSet
 from harness.errors import InputError, unknown
 from harness.formats import EMBEDDED, open_source, read_image_files, resize
@@ -40,6 +41,10 @@ def stage_dataset(name: str, image_size: int, source: Path | None = None) -> Pat
     A new name makes a data set of any folder or archive of images; a source named here replaces what was staged before.
     Returns: the cache entry's path. Raises: InputError if the source is missing or damaged; nothing is then changed.
     """
+    try:
+        check_dataset_name(name)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     path = _data_path(name, image_size)
     if source is not None:
         entry = _prepare(name, image_size, source)

@@ -61,7 +61,7 @@ def _build_inception(weights: Path, device: torch.device) -> Extractor:
     """
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
+            warnings.filterwarnings("ignore", "`torch.jit")
             network = torch.jit.load(weights, map_location=device).eval()
         layers, output = network.layers, network.output
         n_classes, n_features = output.weight.shape
@@ -90,5 +90,5 @@ def clean_resize(images: Tensor, size: int) -> Tensor:
 
 def _resize_matrix(n: int, size: int, device: torch.device) -> Tensor:
     """(size, n): row i holds the weights of output pixel i."""
-    identity = torch.eye(n, device=device)[None, None]
-    return interpolate(identity, (size, n), mode="bicubic", antialias=True)[0, 0]
+    identity = torch.eye(n, dtype=torch.float64)[None, None]  # in float32 the positions of the taps are too coarse
+    return interpolate(identity, (size, n), mode="bicubic", antialias=True)[0, 0].to(device, torch.float32)

@@ -1,0 +1,101 @@
+"""Two processes under Accelerate do what one does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.record import RunFolder
+from tests.harness.test_train import ROOT, SHORT, only_folder, untimed, wait_for_epoch
+
+ACCELERATE = (
+    str(Path(sys.executable).with_name("accelerate")),
+    *("launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+)
+ARGUMENTS = (*SHORT, "--variant", "equal_linear", "--epochs", "2")  # no BatchNorm in E and G
+
+
+def launch(out: Path, num_processes: int, *arguments: str) -> Any:
+    """As a user would, on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu ..."""
+    port = str(29500 + os.getpid() % 1000)
+    launcher = [*ACCELERATE, "--num_processes", str(num_processes), "--main_process_port", port]
+    command = [*(launcher if num_processes > 1 else [sys.executable]), *arguments]
+    return subprocess.Popen(
+        [*command, "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+
+
+def finish(process: Any) -> str:
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    return stdout
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, RunFolder]:
+    folders = {}
+    for n in (1, 2):
+        out = tmp_path_factory.mktemp(f"processes{n}")
+        stdout = finish(launch(out, n, str(ROOT / "tests/harness/norm_free.py"), *ARGUMENTS))
+        folders[n] = only_folder(out)
+        assert stdout.splitlines()[-1] == str(folders[n].path)
+    return folders
+
+
+def test_the_run_id_does_not_depend_on_the_number_of_processes(runs: dict[int, RunFolder]) -> None:
+    assert runs[1].path.name == runs[2].path.name
+    assert [runs[n].read_environment()["num_processes"] for n in runs] == [1, 2]
+
+
+def test_losses_and_scores_agree_within_float_tolerance(runs: dict[int, RunFolder]) -> None:
+    for one, two in zip(untimed(runs[1]), untimed(runs[2]), strict=True):
+        assert one.keys() == two.keys()
+        for key, value in one.items():
+            if key.startswith("loss/"):
+                assert two[key] == pytest.approx(value, rel=1e-4), key
+            elif isinstance(value, float):
+                assert two[key] == pytest.approx(value, rel=5e-3, abs=1e-3), key
+            elif isinstance(value, (int, str)):
+                assert two[key] == value, key
+
+
+def test_before_training_the_same_images_are_scored(runs: dict[int, RunFolder]) -> None:
+    one, two = (untimed(runs[n])[0] for n in (1, 2))
+    for key in ("eval/fid", "eval/inception_score", "posterior/kl", "posterior/sigma_mean"):
+        assert two[key] == pytest.approx(one[key], rel=1e-6), key
+
+
+def test_a_signal_stops_all_processes_and_they_resume(tmp_path: Path) -> None:
+    arguments = ("-m", "harness.train", *SHORT, "--epochs", "12", "--set", "checkpoint_every=100")
+    process = launch(tmp_path, 2, *arguments)
+    wait_for_epoch(tmp_path, 3)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    folder = only_folder(tmp_path)
+    deadline = time.monotonic() + 20
+    while folder.read_status()["state"] == "running" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert folder.read_status()["state"] == "queued"
+    stopped_at = folder.read_status()["epoch"]
+    assert 3 <= stopped_at < 12
+    finish(launch(tmp_path, 2, *arguments))
+    assert folder.read_status()["state"] == "done"
+    assert [record["epoch"] for record in folder.read_records()] == list(range(13))
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused_once(tmp_path: Path) -> None:
+    process = launch(tmp_path / "runs", 2, "-m", "harness.train", *SHORT, "--batch-size", "15")
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode != 0
+    assert stderr.count("cannot be shared equally by 2 processes") == 1
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,276 @@
+"""A run that is stopped in any way ends as one that was not; bad input is said before anything is written."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from safetensors.torch import load_file
+
+from aaebench import app
+from harness.commands import call
+from harness.record import RunFolder, find_run_folders
+from tests.harness.test_staging import write_images
+
+SHORT = ("--config", "tests/harness/short.yaml")
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run(out: Path, *arguments: str) -> int:
+    """`aaebench run` in this process. Returns: the exit status."""
+    return call(lambda: app(["run", *arguments, "--out", str(out)], result_action="return_value"))
+
+
+def only_folder(out: Path) -> RunFolder:
+    (folder,) = find_run_folders(out)
+    return folder
+
+
+def start(out: Path, *arguments: str) -> Any:
+    """A training process of its own. It has this one's threads: arithmetic depends on their number."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "harness.train", *arguments, "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def wait_for_epoch(out: Path, epoch: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        folders = list(find_run_folders(out)) if out.exists() else []
+        if folders and len(folders[0].read_records()) > epoch:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"epoch {epoch} was not reached")
+
+
+def untimed(folder: RunFolder) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in record.items() if not key.startswith("time/")} for record in folder.read_records()
+    ]
+
+
+def final_weights(folder: RunFolder) -> dict[str, Any]:
+    newest = max(folder.checkpoints.glob("epoch-*"))
+    return load_file(newest / "model.safetensors") | load_file(newest / "optimizer.safetensors")
+
+
+def assert_same_run(first: RunFolder, second: RunFolder) -> None:
+    assert untimed(first) == untimed(second)
+    ours, theirs = final_weights(first), final_weights(second)
+    assert ours.keys() == theirs.keys()
+    assert all(ours[key].equal(theirs[key]) for key in ours)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    out = tmp_path_factory.mktemp("uninterrupted")
+    assert run(out, *SHORT, "--epochs", "8", "--seed", "0") == 0
+    return only_folder(out)
+
+
+class TestARun:
+    def test_its_records(self, uninterrupted: RunFolder) -> None:
+        records = uninterrupted.read_records()
+        assert [record["epoch"] for record in records] == list(range(9))
+        assert [record["epoch"] for record in records if "eval/fid" in record] == [0, 2, 4, 6, 8]
+        assert records[3]["images_seen"] == 3 * 320
+        last = records[-1]
+        for key in ("loss/reconstruction", "loss/discriminator", "loss/adversary", "time/images_per_second"):
+            assert last[key] > 0
+        assert last["eval/fid"] < records[0]["eval/fid"] / 2
+        assert last["eval/protocol_id"].startswith("paper-")
+        assert len(last["posterior/sigma_mean_per_dim"]) == 10
+
+    def test_its_other_files(self, uninterrupted: RunFolder) -> None:
+        assert uninterrupted.read_status()["state"] == "done"
+        environment = uninterrupted.read_environment()
+        assert environment["num_processes"] == 1
+        assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", environment["git_commit"])
+        assert sorted(file.name for file in uninterrupted.samples.iterdir()) == [
+            f"epoch-{epoch:06d}.png" for epoch in (0, 2, 4, 6, 8)
+        ]
+        assert len(list(uninterrupted.checkpoints.glob("epoch-*"))) <= 2
+
+    def test_the_folders_path_is_the_last_line_of_stdout(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(tmp_path, *SHORT, "--epochs", "1") == 0
+        assert capfd.readouterr().out.splitlines()[-1] == str(only_folder(tmp_path).path)
+
+    def test_a_finished_run_is_left_as_it_is(self, tmp_path: Path) -> None:
+        assert run(tmp_path, *SHORT, "--epochs", "1") == 0
+        before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+        assert run(tmp_path, *SHORT, "--epochs", "1") == 0
+        assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()} == before
+
+    def test_the_seed_decides_everything(self, tmp_path: Path, uninterrupted: RunFolder) -> None:
+        assert run(tmp_path, *SHORT, "--epochs", "8") == 0
+        assert_same_run(only_folder(tmp_path), uninterrupted)
+        assert run(tmp_path / "other", *SHORT, "--epochs", "8", "--seed", "1") == 0
+        assert untimed(only_folder(tmp_path / "other")) != untimed(uninterrupted)
+
+
+class TestFaults:
+    @pytest.mark.parametrize("epoch", [1, 5])
+    def test_a_killed_run_resumes_bit_identically(self, tmp_path: Path, uninterrupted: RunFolder, epoch: int) -> None:
+        arguments = (*SHORT, "--epochs", "8", "--set", "checkpoint_every=2")
+        process = start(tmp_path, *arguments)
+        wait_for_epoch(tmp_path, epoch)
+        process.kill()
+        process.communicate()
+        folder = only_folder(tmp_path)
+        assert folder.read_status()["state"] == "running"
+        assert run(tmp_path, *arguments) == 0
+        assert_same_run(folder, uninterrupted)
+        assert folder.read_status()["interruptions"] == 1
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_signal_saves_at_the_next_step(
+        self, tmp_path: Path, uninterrupted: RunFolder, number: signal.Signals
+    ) -> None:
+        arguments = (*SHORT, "--epochs", "8", "--set", "checkpoint_every=100")
+        process = start(tmp_path, *arguments)
+        wait_for_epoch(tmp_path, 3)
+        process.send_signal(number)
+        message = process.communicate()[1]
+        assert process.returncode == 128 + number
+        assert "run the same command again to resume" in message
+        folder = only_folder(tmp_path)
+        status = folder.read_status()
+        assert (status["state"], status["interruptions"]) == ("queued", 1)
+        assert number.name in status["reason"]
+        assert list(folder.checkpoints.glob("epoch-*"))
+        assert run(tmp_path, *arguments) == 0
+        assert_same_run(folder, uninterrupted)
+
+    def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+        self, tmp_path: Path, uninterrupted: RunFolder, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        arguments = (*SHORT, "--epochs", "8", "--set", "checkpoint_every=2")
+        process = start(tmp_path, *arguments)
+        wait_for_epoch(tmp_path, 5)
+        process.kill()
+        process.communicate()
+        folder = only_folder(tmp_path)
+        newest = max(folder.checkpoints.glob("epoch-*"))
+        content = (newest / "model.safetensors").read_bytes()
+        (newest / "model.safetensors").write_bytes(content[: len(content) // 2])
+        with (folder.path / "records.jsonl").open("a") as file:
+            file.write('{"epoch": 6, "loss/rec')
+        assert run(tmp_path, *arguments) == 0
+        assert "trying the one before it" in caplog.text
+        assert_same_run(folder, uninterrupted)
+
+    def test_divergence_stops_the_run_with_its_reason(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        assert run(tmp_path, *SHORT, "--epochs", "3", "--learning-rate", "1e30") == 1
+        status = only_folder(tmp_path).read_status()
+        assert status["state"] == "failed"
+        assert re.search(r"DivergedError: (loss|eval)/\w+ is (nan|inf)|not finite", status["reason"])
+        assert "the run diverged" in capfd.readouterr().err
+
+    def test_a_second_launch_refuses(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        process = start(tmp_path, *SHORT, "--epochs", "500")
+        wait_for_epoch(tmp_path, 0)
+        assert run(tmp_path, *SHORT, "--epochs", "500") == 2
+        assert "is being trained by another process" in capfd.readouterr().err
+        process.terminate()
+        process.communicate()
+        assert only_folder(tmp_path).read_status()["state"] == "queued"
+
+    def test_a_lock_of_a_dead_process_does_not_count(self, tmp_path: Path) -> None:
+        assert run(tmp_path, *SHORT, "--epochs", "1") == 0
+        folder = only_folder(tmp_path)
+        code = f"import os, filelock; filelock.FileLock({str(folder.path / '.lock')!r}).acquire(); os._exit(1)"
+        subprocess.run([sys.executable, "-c", code], check=False)
+        FileLock(folder.path / ".lock").acquire(timeout=0)
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--variant", "aee"), "unknown variant 'aee'; did you mean aae?"),
+            (("--dataset", "fashon_mnist"), "did you mean fashion_mnist?"),
+            (("--set", "options.n=3"), "unknown option of aae 'n'; valid: sigma"),
+            (("--set", "preset=dem"), "unknown preset 'dem'; did you mean demo?"),
+            (("--image-size", "500"), "takes 8 to 128 px"),
+            (("--batch-size", "1000"), "batch_size = 1000 is more than the 320 images"),
+            (("--extractor", "inception"), "aaebench stage --inception"),
+            (("--mixed-precision", "fp16"), "needs a GPU"),
+            (("--set", "epoch=3"), "unknown field 'epoch'; did you mean epochs?"),
+        ],
+    )
+    def test_is_explained_and_nothing_is_written(
+        self, tmp_path: Path, arguments: tuple[str, ...], message: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(tmp_path / "runs", *SHORT, *arguments) == 2
+        error = capfd.readouterr().err
+        assert message in error
+        assert "Traceback" not in error
+        assert not (tmp_path / "runs").exists()
+
+    def test_a_missing_configuration_file(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        assert run(tmp_path / "runs", "--config", "/no/such.yaml") == 2
+        assert "cannot read the configuration /no/such.yaml" in capfd.readouterr().err
+
+    def test_values_of_a_wrong_type(self, aaebench: str, tmp_path: Path) -> None:
+        command = [aaebench, "run", "--epochs", "many", "--out", str(tmp_path / "runs")]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 2
+        assert not (tmp_path / "runs").exists()
+
+    def test_a_folder_that_cannot_be_written(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "file").write_text("in the way")
+        assert run(tmp_path / "file", *SHORT) == 2
+        assert "choose another with --out" in capfd.readouterr().err
+
+    def test_a_config_that_does_not_match_its_id(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        assert run(tmp_path, *SHORT, "--epochs", "1") == 0
+        folder = only_folder(tmp_path)
+        config = folder.read_config()
+        folder.config_file.write_text(json.dumps(config | {"latent_dim": 11}))
+        assert run(tmp_path, *SHORT, "--epochs", "1") == 2
+        assert "was it edited, or its folder renamed?" in capfd.readouterr().err
+        folder.config_file.write_text("{")
+        assert run(tmp_path, *SHORT, "--epochs", "1") == 2
+        assert "remove the folder to start this run anew" in capfd.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((), "--dataset NAME or --inception"),
+            (("--dataset", "mnist", "--from", "/no/such"), "there is no file or folder /no/such"),
+            (("--dataset", "mnist", "--dataset", "emnist", "--from", "."), "one at a time"),
+            (("--dataset", "digits", "--image-size", "4"), "outside 8 to 128 px"),
+            (("--dataset", "Faces", "--from", "."), "lower-case letters"),
+        ],
+    )
+    def test_staging(self, arguments: tuple[str, ...], message: str, capfd: pytest.CaptureFixture[str]) -> None:
+        assert call(lambda: app(["stage", *arguments], result_action="return_value")) == 2
+        assert message in capfd.readouterr().err
+
+
+class TestImageFolders:
+    def test_from_a_folder_of_photographs_at_64_px_to_scores(self, tmp_path: Path, empty_cache: Path) -> None:
+        """Without labels the domain extractor takes a weights file, as its error says."""
+        from harness.evaluation.classifier import SHIPPED  # noqa: PLC0415
+
+        folder = write_images(tmp_path / "faces", n=40)
+        stage = ["stage", "--dataset", "faces", "--image-size", "64", "--from", str(folder)]
+        assert call(lambda: app(stage, result_action="return_value")) == 0
+        weights = SHIPPED / "domain-digits.safetensors"
+        arguments = ("--dataset", "faces", "--image-size", "64", "--epochs", "1", "--batch-size", "20")
+        assert run(tmp_path / "runs", *arguments, "--extractor", "domain", "--set", f"extractor_weights={weights}") == 0
+        record = only_folder(tmp_path / "runs").read_records()[-1]
+        assert record["eval/n_real"] == 40
+        assert record["eval/fid"] > 0
