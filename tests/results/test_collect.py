@@ -1,0 +1,249 @@
+"""Every run folder ends up in a table: as rows, or as a problem with its reason."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from aaebench import app
+from harness.commands import call
+from harness.record import RunFolder
+from results.collapse import build_collapse_table
+from results.collect import COLUMNS, Collection, collect
+from results.commands import print_summary
+from results.figures import draw_samples, draw_sigma
+from results.summary import summarise
+
+CONFIG = {
+    "variant": "aae",
+    "options": {"sigma": "linear"},
+    "dataset": "digits",
+    "image_size": 32,
+    "channels": 3,
+    "max_images": None,
+    "seed": 0,
+    "epochs": 10,
+    "batch_size": 128,
+    "learning_rate": 1e-3,
+    "latent_dim": 10,
+    "architecture": "mlp",
+    "mixed_precision": "no",
+    "sweep": "test",
+}
+
+
+def evaluation(fid: float, sigma: float = 0.5, collapse: str = "none", protocol_id: str = "paper-1") -> dict[str, Any]:
+    return {
+        "eval/fid": fid,
+        "eval/inception_score": 4.0,
+        "eval/protocol": "paper",
+        "eval/protocol_id": protocol_id,
+        "eval/extractor": "domain",
+        "eval/sampler": "prior",
+        "eval/n_real": 100,
+        "eval/n_fake": 100,
+        "posterior/sigma_mean": sigma,
+        "posterior/noise_share": sigma**2,
+        "posterior/collapse": collapse,
+        "posterior/sigma_mean_per_dim": [sigma / 2, sigma * 2],
+        "posterior/kl": 1.0,
+    }
+
+
+def write_run(
+    root: Path,
+    name: str,
+    evaluations: dict[int, dict[str, Any]],
+    state: Any = "done",
+    status: dict[str, Any] | None = None,
+    **config: Any,
+) -> RunFolder:
+    folder = RunFolder(root / name)
+    folder.create(CONFIG | config)
+    folder.write_environment({"git_commit": "abc", "num_processes": 1})
+    for epoch in range(11):
+        losses = {"loss/reconstruction": 1 / (epoch + 1), "time/images_per_second": 1000.0} if epoch else {}
+        folder.append_record({"epoch": epoch, "images_seen": 100 * epoch, **losses, **evaluations.get(epoch, {})})
+    folder.write_status(state, **(status or {"epoch": 10, "epochs": 10, "interruptions": 2}))
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for seed, (first, last) in enumerate([(100.0, 10.0), (90.0, 14.0)]):
+        evaluations = {
+            0: evaluation(first, 0.6),
+            5: evaluation(20, 0.2, "variance"),
+            10: evaluation(last, 0.1, "variance"),
+        }
+        write_run(tmp_path, f"aae-{seed}", evaluations, seed=seed)
+        evaluations = {0: evaluation(first), 10: evaluation(last / 2)}
+        write_run(tmp_path, f"n_iter-{seed}", evaluations, seed=seed, variant="n_iter", options={"n": 3})
+    return tmp_path
+
+
+def test_runs_have_a_row_per_evaluation_and_the_papers_order(root: Path) -> None:
+    runs: Any = collect(root).runs
+    assert list(runs.columns) == COLUMNS
+    assert len(runs) == 2 * 3 + 2 * 2
+    assert list(runs["variant"].unique()) == ["aae", "n_iter"]
+    last: Any = runs[runs["run_id"] == "aae-1"].iloc[-1]
+    assert (last["epoch"], last["images_seen"], last["fid"], last["sigma_mean"]) == (10, 1000, 14.0, 0.1)
+    assert (last["interruptions"], last["git_commit"], last["state"]) == (2, "abc", "done")
+    assert json.loads(last["options"]) == {"sigma": "linear"}
+
+
+def test_the_summary_is_mean_std_and_n_over_seeds_at_the_last_epoch(root: Path) -> None:
+    summary: Any = summarise(collect(root).runs).set_index("variant")
+    assert summary.loc["aae", "n"] == 2
+    assert summary.loc["aae", "fid_mean"] == pytest.approx(12)
+    assert summary.loc["aae", "fid_std"] == pytest.approx(8**0.5)
+    assert summary.loc["aae", "collapse"] == "variance 2"
+    assert summary.loc["n_iter", "fid_mean"] == pytest.approx(6)
+
+
+def test_one_seed_has_no_std(tmp_path: Path) -> None:
+    write_run(tmp_path, "only", {10: evaluation(5)})
+    summary: Any = summarise(collect(tmp_path).runs)
+    assert summary.loc[0, "n"] == 1
+    assert pd.isna(summary.loc[0, "fid_std"])
+
+
+def test_protocols_and_options_are_never_mixed(root: Path) -> None:
+    write_run(root, "aae-other", {10: evaluation(1, protocol_id="clean-1")}, seed=2)
+    write_run(root, "aae-exp", {10: evaluation(1)}, seed=3, options={"sigma": "exp"})
+    summary: Any = summarise(collect(root).runs)
+    aae: Any = summary[summary["variant"] == "aae"]
+    assert sorted(aae["n"]) == [1, 1, 2]
+
+
+def test_collapse_shows_when_it_set_in(root: Path) -> None:
+    write_run(root, "back", {0: evaluation(3, collapse="variance"), 10: evaluation(3)}, seed=7)
+    table: Any = build_collapse_table(collect(root)).set_index("run_id")
+    assert table.loc["aae-0", "collapse_epoch"].tolist() == [5, 5, 5]
+    assert table.loc["n_iter-0", "collapse_epoch"].isna().all()
+    assert table.loc["back", "collapse_epoch"].isna().all()
+    assert table.loc["aae-0", "sigma_mean_smallest_dim"].tolist() == pytest.approx([0.3, 0.1, 0.05])
+    assert table.loc["aae-0", "sigma_mean_largest_dim"].tolist() == pytest.approx([1.2, 0.4, 0.2])
+
+
+class TestProblems:
+    def problems(self, root: Path) -> dict[str, Any]:
+        table: Any = collect(root).problems
+        return {row["run_id"]: (row["state"], row["reason"]) for _, row in table.iterrows()}
+
+    def test_finished_runs_have_none(self, root: Path) -> None:
+        assert self.problems(root) == {}
+
+    def test_unfinished_and_failed_runs_are_listed_and_their_rows_kept(self, root: Path) -> None:
+        write_run(root, "half", {0: evaluation(9)}, state="running", status={"epoch": 3, "epochs": 10})
+        reason = "DivergedError: loss/adversary is nan"
+        write_run(root, "bad", {0: evaluation(9)}, state="failed", status={"epoch": 1, "epochs": 10, "reason": reason})
+        RunFolder(root / "new").create(CONFIG)
+        assert self.problems(root) == {
+            "half": ("running", "at epoch 3 of 10"),
+            "bad": ("failed", f"{reason} (at epoch 1 of 10)"),
+            "new": ("queued", "not started"),
+        }
+        runs: Any = collect(root).runs
+        assert set(runs.loc[runs["run_id"] == "half", "state"]) == {"running"}
+        assert len(summarise(runs)) == 2, "unfinished runs are in no average"
+
+    @pytest.mark.parametrize(
+        ("file", "content", "reason"),
+        [
+            ("config.json", "{", "config.json"),
+            ("config.json", None, "config.json"),
+            ("config.json", "{}", "missing 'options'"),
+            ("status.json", "[]", "status.json holds no JSON object"),
+            ("records.jsonl", 'x\n{"epoch": 1}\n', "records.jsonl, line 1"),
+            ("records.jsonl", '{"no": "epoch"}\n', "missing 'epoch'"),
+            ("environment.json", "?", "environment.json"),
+        ],
+    )
+    def test_a_damaged_folder_is_named_and_stops_nothing(
+        self, root: Path, file: str, content: str | None, reason: str
+    ) -> None:
+        folder = write_run(root, "broken", {10: evaluation(1)})
+        (folder.path / file).unlink()
+        if content is not None:
+            (folder.path / file).write_text(content)
+        problems = self.problems(root)
+        assert list(problems) == ["broken"]
+        assert problems["broken"][0] == "damaged"
+        assert reason in problems["broken"][1]
+        assert len(collect(root).runs) == 10
+
+    def test_the_same_run_twice_counts_once(self, root: Path) -> None:
+        write_run(root / "copy", "aae-0", {10: evaluation(1)})
+        problems = self.problems(root)
+        assert "another folder of this run was read" in problems["aae-0"][1]
+        assert len(collect(root).runs) == 10
+
+
+class TestCommand:
+    def collect(self, *arguments: str) -> int:
+        return call(lambda: app(["collect", *arguments], result_action="return_value"))
+
+    def test_writes_the_tables(self, root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        write_run(root, "half", {0: evaluation(9)}, state="queued", status={"epoch": 3, "epochs": 10})
+        out = tmp_path / "tables"
+        assert self.collect(str(root), "--out", str(out)) == 0
+        captured = capfd.readouterr()
+        assert captured.out.splitlines()[-1] == str(out)
+        assert "queued:" in captured.err
+        assert "half" in captured.err
+        tables = {file.stem: pd.read_csv(file) for file in out.glob("*.csv")}
+        assert set(tables) == {"runs", "summary", "collapse", "problems"}
+        assert list(tables["runs"].columns) == COLUMNS
+        assert list(tables["summary"]["n"]) == [2, 2]
+        assert self.collect(str(root), "--out", str(out)) == 0, "collecting again replaces them"
+
+    def test_nothing_but_problems_still_makes_tables(self, tmp_path: Path) -> None:
+        RunFolder(tmp_path / "runs" / "new").create(CONFIG)
+        assert self.collect(str(tmp_path / "runs"), "--out", str(tmp_path / "out")) == 0
+        assert len(pd.read_csv(tmp_path / "out" / "problems.csv")) == 1
+
+    def test_bad_input(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        assert self.collect(str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")) == 2
+        assert "there is no folder" in capfd.readouterr().err
+        (tmp_path / "empty").mkdir()
+        assert self.collect(str(tmp_path / "empty"), "--out", str(tmp_path / "out")) == 2
+        assert "holds no run folders" in capfd.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+    def test_an_unwritable_out(self, root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        (root / "file").write_text("in the way")
+        assert self.collect(str(root), "--out", str(root / "file")) == 2
+        assert "choose another folder with --out" in capfd.readouterr().err
+
+
+def test_the_printed_summary_has_a_table_per_protocol(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(root, "aae-clean", {10: evaluation(1, protocol_id="clean-1")}, seed=2)
+    print_summary(summarise(collect(root).runs))
+    printed = capsys.readouterr().out
+    assert printed.count("protocol clean-1") == printed.count("protocol paper-1") == 1
+    assert "12.00 ± 2.83" in printed
+
+
+def test_figures_show_every_variant_and_every_seed(root: Path) -> None:
+    from PIL import Image  # noqa: PLC0415
+
+    collection: Collection = collect(root)
+    for path in collection.paths.values():
+        Image.new("RGB", (256, 256)).save(path / "samples" / "epoch-000010.png")
+    figure = draw_sigma(collection)
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]  # pyright: ignore[reportOptionalMemberAccess]
+    assert legend == ["aae (n = 2)", "n_iter (n = 2)"]
+    assert len(figure.axes[0].lines) == 4 + 2 + 1, "four seeds, two means, the prior"
+    labels = [axis.get_ylabel() for axis in draw_samples(collection).axes]
+    assert labels == ["aae\nseed 0", "n_iter\nseed 0"]
+
+
+def test_the_published_numbers_are_shipped() -> None:
+    published: Any = pd.read_csv(Path(__file__).parent.parent.parent / "results" / "published" / "tables.csv")
+    assert len(published) == 36
+    fashion: Any = published[(published["dataset"] == "fashion_mnist") & (published["variant"] == "n_iter")]
+    assert fashion["fid"].item() == 117.331
