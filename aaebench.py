@@ -39,6 +39,7 @@ def demo(
     """
     # ruff: noqa: PLC0415
     from harness.errors import InputError
+    from harness.evaluation.classifier import load_classifier
     from harness.staging import stage_dataset
     from results.commands import load_collection, print_summary, write_tables
     from results.figures import draw_samples, draw_sigma, save_figure
@@ -48,6 +49,7 @@ def demo(
     chosen = {"dataset": dataset} | ({} if epochs is None else {"epochs": epochs})
     configs = load_sweep(SHIPPED / "demo.yaml", **chosen)
     stage_dataset(dataset, configs[0].image_size)
+    load_classifier(dataset, configs[0].image_size)  # trained here, where its progress shows, if it has to be
     outcomes = run_locally(configs, out / "runs", at_once=min(2, os.cpu_count() or 1))
     collection = load_collection(out / "runs")
     summary = write_tables(collection, out)
