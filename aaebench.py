@@ -38,7 +38,7 @@ def demo(
         Passes over the training set. [default: 40]
     """
     # ruff: noqa: PLC0415
-    from harness.errors import InputError
+    from harness.errors import RunsFailedError
     from harness.evaluation.classifier import load_classifier
     from harness.staging import stage_dataset
     from results.commands import load_collection, print_summary, write_tables
@@ -60,7 +60,7 @@ def demo(
     failed = [outcome for outcome in outcomes if outcome.exit_status != 0]
     if failed:
         lines = "\n".join(f"  {outcome.folder.path}/log.txt: {outcome.last_line}" for outcome in failed)
-        raise InputError(f"{len(failed)} of {len(outcomes)} runs did not finish:\n{lines}")
+        raise RunsFailedError(f"{len(failed)} of {len(outcomes)} runs did not finish:\n{lines}")
     print(out)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from harness.errors import DivergedError, InputError, Interrupted
+from harness.errors import CommandError, InputError
 
 
 def run(
@@ -133,20 +133,14 @@ def is_main_process() -> bool:
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> int:
-    """Run a command. Returns: its exit status: 2 for bad input, 1 for a diverged run, 128 + n after signal n."""
+    """Run a command. Returns: its exit status, 0 if it did not end early."""
     try:
         function(*arguments)
-    except InputError as error:
-        message, status = str(error), 2
-    except DivergedError as error:
-        message, status = f"the run diverged: {error}", 1
-    except Interrupted as error:
-        message, status = f"{error}: saved; run the same command again to resume", error.exit_status
-    else:
-        return 0
-    if is_main_process():
-        print(f"aaebench: {message}", file=sys.stderr)
-    return status
+    except CommandError as error:
+        if is_main_process():
+            print(f"aaebench: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
 
 
 def main() -> int:

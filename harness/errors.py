@@ -1,24 +1,37 @@
-"""How a command ends early: bad input (exit status 2), a run that diverged (1), a signal n (128 + n)."""
+"""How a command ends early: bad input (exit status 2), runs that failed (1), a signal n (128 + n)."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 from signal import Signals
 
 
-class InputError(Exception):
+class CommandError(Exception):
+    """A command ends early, with its message on standard error and this exit status."""
+
+    exit_status = 1
+
+
+class InputError(CommandError):
     """What the user gave cannot be used. The message says what is wrong and what would be right."""
 
+    exit_status = 2
 
-class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; the run has saved itself and can be resumed."""
+
+class DivergedError(CommandError):
+    """A loss or a score stopped being a finite number."""
+
+
+class RunsFailedError(CommandError):
+    """Some of several runs did not finish; the others did."""
+
+
+class Interrupted(CommandError):
+    """SIGINT or SIGTERM arrived; what was under way has saved itself."""
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__(Signals(signal_number).name)
+        super().__init__(f"{Signals(signal_number).name}: saved; run the same command again to resume")
+        self.signal_name = Signals(signal_number).name
         self.exit_status = 128 + signal_number
-
-
-class DivergedError(Exception):
-    """A loss or a score stopped being a finite number."""
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> str:

@@ -134,7 +134,7 @@ class Run:
                 self.train(progress, display)
         except Interrupted as interruption:
             self.interruptions += 1
-            self.write_status("queued", progress, reason=f"interrupted by {interruption}; run it again to resume")
+            self.write_status("queued", progress, reason=f"interrupted by {interruption.signal_name}")
             raise
         except Exception as error:
             self.write_status("failed", progress, reason=f"{type(error).__name__}: {error}")

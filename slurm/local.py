@@ -5,14 +5,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness.config import RunConfig
-from harness.errors import InputError
+from harness.errors import InputError, Interrupted
 from harness.record import RunFolder
 from harness.terminal import console
 
@@ -42,7 +43,7 @@ def run_locally(configs: Sequence[RunConfig], out: Path, at_once: int) -> list[O
             waiting.append(config)
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as display:
+    with terminated_as_interrupted(), Progress(*columns, console=console) as display:
         task = display.add_task("", total=len(configs))
         try:
             while waiting or running:
@@ -59,6 +60,20 @@ def run_locally(configs: Sequence[RunConfig], out: Path, at_once: int) -> list[O
             for _, process in running:
                 process.wait()
     return outcomes
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends this process as Ctrl-C does, so that the runs under way are told to save themselves."""
+
+    def stop(number: int, _: object) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(config: RunConfig, out: Path, environment: dict[str, str]) -> tuple[RunFolder, subprocess.Popen[bytes]]:
