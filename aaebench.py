@@ -15,6 +15,10 @@ app.command("harness.commands:run", name="run", help="Train, evaluate and record
 app.command("harness.commands:stage", name="stage", help="Bring data sets and weights to the cache.")
 app.command("results.commands:collect_command", name="collect", help="Collect run folders into CSVs.")
 
+sweep = App(name="sweep", help="Many runs from one YAML file.")
+sweep.command("slurm.commands:submit", name="submit", help="Run a sweep.")
+app.command(sweep)
+
 
 @app.command
 def demo(
@@ -38,12 +42,11 @@ def demo(
         Passes over the training set. [default: 40]
     """
     # ruff: noqa: PLC0415
-    from harness.errors import RunsFailedError
     from harness.evaluation.classifier import load_classifier
     from harness.staging import stage_dataset
     from results.commands import load_collection, print_summary, write_tables
     from results.figures import draw_samples, draw_sigma, save_figure
-    from slurm.local import run_locally
+    from slurm.local import require_all_done, run_locally
     from slurm.sweep import SHIPPED, load_sweep
 
     chosen = {"dataset": dataset} | ({} if epochs is None else {"epochs": epochs})
@@ -51,16 +54,13 @@ def demo(
     stage_dataset(dataset, configs[0].image_size)
     load_classifier(dataset, configs[0].image_size)  # trained here, where its progress shows, if it has to be
     outcomes = run_locally(configs, out / "runs", at_once=min(2, os.cpu_count() or 1))
-    collection = load_collection(out / "runs")
+    collection = load_collection(out / "runs").select({config.run_id for config in configs})
     summary = write_tables(collection, out)
     if len(summary):
         save_figure(draw_samples(collection), out / "samples.png")
         save_figure(draw_sigma(collection), out / "sigma.png")
         print_summary(summary)
-    failed = [outcome for outcome in outcomes if outcome.exit_status != 0]
-    if failed:
-        lines = "\n".join(f"  {outcome.folder.path}/log.txt: {outcome.last_line}" for outcome in failed)
-        raise RunsFailedError(f"{len(failed)} of {len(outcomes)} runs did not finish:\n{lines}")
+    require_all_done(outcomes)
     print(out)
 
 

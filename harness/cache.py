@@ -7,6 +7,7 @@ and renamed under a lock, so that processes that want the same entry at once com
 import hashlib
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -41,13 +42,16 @@ def compute_sha256(tensors: dict[str, Tensor]) -> str:
 
 
 def save_entry(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write one entry atomically, its checksum in the metadata.
+    """Write one entry atomically, its checksum in the metadata. The caller holds the entry's lock.
 
     Raises: InputError if the folder cannot be written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+        prefix = f".writing-{path.name}-"
+        for left_by_a_kill in path.parent.glob(f"{prefix}*"):
+            shutil.rmtree(left_by_a_kill, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
             temporary = Path(folder) / path.name
             save_file(tensors, temporary, metadata | {"sha256": compute_sha256(tensors)})
             temporary.chmod(0o644)  # a cluster's users share a cache; safetensors writes for the owner alone

@@ -33,7 +33,8 @@ def save_checkpoint(folder: Path, progress: Progress, variant: nn.Module, optimi
     """Write one checkpoint into `folder` and drop all but the newest ones. Raises: OSError if the disk is full."""
     name = f"epoch-{progress.epoch:06d}-step-{progress.step:06d}"
     temporary, final = folder / f".writing-{name}", folder / name
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left_by_a_kill in folder.glob(".writing-*"):
+        shutil.rmtree(left_by_a_kill)
     temporary.mkdir(parents=True)
     save_file(
         {key: tensor.contiguous() for key, tensor in variant.state_dict().items()}, temporary / "model.safetensors"

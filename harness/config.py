@@ -23,25 +23,46 @@ from pydantic import (
 
 from harness.errors import InputError, unknown
 from harness.evaluation.protocol import EXTRACTORS, PROTOCOLS
-from variants import VARIANTS, Variant
+from variants import VARIANTS, AutoEncoder, Variant, load_variant
 
 # Fields that change no number: what the run is part of, how often it saves, where a file lies (its content counts).
-NOT_IN_RUN_ID = {"sweep", "checkpoint_every", "extractor_weights"}
+NOT_IN_RUN_ID = {"sweep", "checkpoint_every", "extractor_weights", "feature_weights"}
+Sampler = Literal["prior", "gaussian", "gmm"]
 
 
 def check_dataset_name(name: str) -> str:
     """Raises: ValueError for a name that cannot stand in a run id and in a file's name."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{,63}", name):
         raise ValueError(
-            f"{name!r} cannot name a data set: a name has lower-case letters, digits, '_' and '-'; "
+            f"{name[:64]!r} cannot name a data set: a name has up to 64 lower-case letters, digits, '_' and '-'; "
             "a folder of images becomes one by: aaebench stage --dataset NAME --from FOLDER"
         )
     return name
 
 
+def check_variant(name: str) -> str:
+    """Raises: ValueError for a name that is no variant's and no `module:Class` that can be imported."""
+    try:
+        load_variant(name)
+    except KeyError as error:
+        raise ValueError(f"{unknown('variant', name, VARIANTS)} (your own: package.module:Class)") from error
+    except (ImportError, TypeError) as error:
+        raise ValueError(f"variant {name!r} cannot be loaded: {error}") from error
+    return name
+
+
+def _check_file(weights: Path | None) -> Path | None:
+    if weights is not None and not weights.is_file():
+        raise ValueError(f"there is no file {weights}; name a weights file")
+    return weights and weights.absolute()
+
+
+WeightsFile = Annotated[Path | None, AfterValidator(_check_file)]
+
+
 def _one_of(kind: str, valid: Collection[str]) -> BeforeValidator:
     def check(name: object) -> object:
-        if name not in valid:
+        if not isinstance(name, str) or name not in valid:
             raise ValueError(unknown(kind, str(name), valid))
         return name
 
@@ -58,7 +79,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    variant: Annotated[str, _one_of("variant", VARIANTS)] = "aae"
+    variant: Annotated[str, AfterValidator(check_variant)] = "aae"
     options: dict[str, Any] = Field(default_factory=dict, description="The variant's own parameters")
     dataset: Annotated[str, AfterValidator(check_dataset_name)] = "digits"
     image_size: int = Field(32, ge=8, le=128, description="Images are square; the mlp architecture takes 8 to 128 px")
@@ -75,9 +96,21 @@ class RunConfig(BaseModel):
     checkpoint_every: int = Field(5, ge=1, description="Epochs between checkpoints; the end always has one")
     protocol: Annotated[str, _one_of("protocol", PROTOCOLS)] = "paper"
     extractor: Annotated[str, _one_of("extractor", EXTRACTORS)] = "inception"
-    extractor_weights: Path | None = Field(None, description="A weights file instead of the staged or shipped one")
+    extractor_weights: WeightsFile = Field(None, description="A weights file instead of the staged or shipped one")
+    feature_weights: WeightsFile = Field(None, description="The network whose activations dfc_vae compares")
+    samplers: tuple[Sampler, ...] = Field(("prior",), description="Distributions of codes to score, prior first")
     n_fake: int | None = Field(None, ge=2, description="Images generated for a score; default: as many as real ones")
     sweep: str = Field("", description="The sweep that this run is part of")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_booleans(cls, value: object, info: Any) -> object:
+        """YAML reads a bare `no` as false; elsewhere a truth value is no number."""
+        if isinstance(value, bool) and info.field_name == "mixed_precision" and not value:
+            return "no"
+        if isinstance(value, bool):
+            raise ValueError(f"{info.field_name} = {str(value).lower()} is a truth value, where none belongs")
+        return value
 
     @field_validator("options", mode="after")
     @classmethod
@@ -86,36 +119,42 @@ class RunConfig(BaseModel):
         if "variant" not in info.data:
             return options
         variant = info.data["variant"]
-        accepted = VARIANTS[variant].Options.__dataclass_fields__
-        for name in options:
+        accepted = load_variant(variant).Options.__dataclass_fields__
+        for name, value in options.items():
             if name not in accepted:
                 raise ValueError(unknown(f"option of {variant}", name, accepted))
-        adapter = TypeAdapter(VARIANTS[variant].Options)
+            if isinstance(value, bool) and accepted[name].type is not bool:
+                raise ValueError(f"options.{name} = {str(value).lower()} is a truth value, where none belongs")
+        adapter = TypeAdapter(load_variant(variant).Options)
         return adapter.dump_python(adapter.validate_python(options))
 
     def build_options(self) -> Variant.Options:
-        return VARIANTS[self.variant].Options(**self.options)
+        return load_variant(self.variant).Options(**self.options)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What changes the numbers, and nothing else; a weights file counts by its content."""
         identity = self.model_dump(mode="json", exclude=NOT_IN_RUN_ID)
-        if self.extractor_weights is not None:
-            identity["extractor_sha256"] = hashlib.sha256(self.extractor_weights.read_bytes()).hexdigest()
+        for name in ("extractor", "feature"):
+            if (weights := getattr(self, f"{name}_weights")) is not None:
+                identity[f"{name}_sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
         return identity
 
     @cached_property
     def run_id(self) -> str:
         """Readable, and unique by a hash of the identity."""
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-        return f"{self.variant}-{self.dataset}-{self.image_size}px-seed{self.seed}-{digest[:12]}"
+        return f"{self.variant.rpartition(':')[2]}-{self.dataset}-{self.image_size}px-seed{self.seed}-{digest[:12]}"
 
-    @field_validator("extractor_weights", mode="after")
+    @field_validator("samplers", mode="after")
     @classmethod
-    def _check_weights(cls, weights: Path | None) -> Path | None:
-        if weights is not None and not weights.is_file():
-            raise ValueError(f"there is no file {weights}; name a weights file")
-        return weights and weights.absolute()
+    def _check_samplers(cls, samplers: tuple[Sampler, ...], info: Any) -> tuple[Sampler, ...]:
+        if samplers[:1] != ("prior",) or len(set(samplers)) != len(samplers):
+            raise ValueError(f"samplers = {list(samplers)}; name prior first, and each at most once")
+        variant = info.data.get("variant", "aae")
+        if samplers != ("prior",) and not issubclass(load_variant(variant), AutoEncoder):
+            raise ValueError(f"{variant} has no posterior to fit a sampler to; leave samplers at [prior]")
+        return samplers
 
 
 def build_config(*layers: dict[str, Any]) -> RunConfig:
@@ -144,7 +183,7 @@ def load_config_file(path: Path) -> dict[str, Any]:
     """The fields in a YAML or JSON file. Raises: InputError if it is missing or holds no mapping."""
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path} holds no mapping of fields to values, as in `epochs: 5`")
@@ -154,8 +193,8 @@ def load_config_file(path: Path) -> dict[str, Any]:
 def load_preset(name: str) -> dict[str, Any]:
     """The fields of a preset shipped in harness/presets. Raises: InputError for an unknown name."""
     presets = {Path(file.name).stem: file for file in (files("harness") / "presets").iterdir()}
-    if name not in presets:
-        raise InputError(unknown("preset", name, presets))
+    if not isinstance(name, str) or name not in presets:
+        raise InputError(unknown("preset", str(name), presets))
     return yaml.safe_load(presets[name].read_text())
 
 
@@ -168,7 +207,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
             raise InputError(f"--set {assignment} is no KEY=VALUE, as in --set epochs=5 or --set options.n=3")
         try:
             _merge(fields, {key: yaml.safe_load(value)})
-        except yaml.YAMLError as error:
+        except (ValueError, yaml.YAMLError) as error:
             raise InputError(f"--set {assignment}: the value is no YAML ({' '.join(str(error).split())})") from error
     return fields
 

@@ -5,6 +5,7 @@ import platform
 import socket
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ def describe_environment(engine: Engine, data: TrainingSet) -> dict[str, Any]:
     """What environment.json holds: commit, versions, hardware, processes, command, and the checksum of the data."""
     gpu = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else None
     return {
+        "started": time.time(),
         "git_commit": read_git_commit(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "hostname": socket.gethostname(),

@@ -70,6 +70,8 @@ def open_source(path: Path) -> Source:
             return Source(path, sorted(members), members.__getitem__)
     except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
         raise InputError(f"{path} is a damaged archive: {error}") from error
+    if path.is_file() and not fnmatch(path.name, "*-ubyte*") and not path.name.startswith("data_batch"):
+        raise InputError(f"{path} is no folder, no whole zip or tar archive, no idx file and no CIFAR-10 batch")
     folder = path if path.is_dir() else path.parent
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     return Source(folder, names, lambda name: (folder / name).read_bytes())
@@ -136,16 +138,18 @@ def _read(source: Source, name: str) -> bytes:
     try:
         content = source.read(name)
         return gzip.decompress(content) if name.endswith(".gz") else content
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
         raise InputError(f"{name} in {source.path} is truncated or damaged: {error}") from error
 
 
 def read_image_files(source: Source, image_size: int) -> Labelled:
     """Every image file, sorted by name, resized to S x S as it is read; grey ((N, 1, S, S)) if all of them are grey.
 
+    16-bit images are brought to 8 bits; an alpha channel is dropped, as torchvision's loader does.
+
     Raises: InputError naming the files that cannot be read, or if there are none.
     """
-    names = [name for name in source.names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+    names = [name for name in source.names if _is_image(PurePosixPath(name))]
     if not names:
         raise InputError(f"{source.path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     images = torch.empty(len(names), 3, image_size, image_size, dtype=torch.uint8)
@@ -154,7 +158,7 @@ def read_image_files(source: Source, image_size: int) -> Labelled:
     def read_one(index: int) -> None:
         try:
             with Image.open(io.BytesIO(source.read(names[index]))) as image:
-                pixels = torch.from_numpy(np.array(image.convert("RGB")))
+                pixels = torch.from_numpy(_read_rgb(image))
         except Exception as error:  # PIL raises many kinds for damaged files
             unreadable.append(f"{names[index]} ({error})")
         else:
@@ -171,6 +175,21 @@ def read_image_files(source: Source, image_size: int) -> Labelled:
         )
     grey = all(torch.equal(c[:, :1].expand_as(c), c) for c in images.split(4096))
     return (images[:, :1].clone() if grey else images), None
+
+
+def _is_image(name: PurePosixPath) -> bool:
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
+    return name.suffix.lower() in IMAGE_SUFFIXES and not hidden
+
+
+def _read_rgb(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8. Raises: ValueError for pixels of an unknown range."""
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are of mode {image.mode}, whose range is unknown; save it with 8 or 16 bits")
+    return np.array(image.convert("RGB"))
 
 
 def resize(images: Tensor, image_size: int) -> Tensor:

@@ -4,6 +4,7 @@ Two collapses stand at opposite ends. In *variance collapse* (the paper's findin
 turns deterministic and the model into a plain autoencoder. In *posterior collapse* q(z|x) = p(z): codes say nothing.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,29 +14,41 @@ from harness.data import TrainingSet
 from harness.engine import Engine
 from harness.evaluation.protocol import Protocol
 from harness.normalisation import batch_sizes, evaluation_mode
+from harness.seeding import build_generator
 from variants import AutoEncoder
 
-Collapse = Literal["none", "variance", "posterior"]
+Collapse = Literal["none", "variance", "posterior", "no posterior"]
 MU_EDGES = torch.linspace(-4, 4, 65, dtype=torch.float64)
 SIGMA_EDGES = torch.linspace(0, 2, 65, dtype=torch.float64)
 
 
-def compute_posterior(engine: Engine, data: TrainingSet, protocol: Protocol) -> tuple[Tensor, Tensor] | None:
-    """mu and sigma (N, Z), float64, of every training image in the data's order, on each process.
+@dataclass(frozen=True)
+class Posterior:
+    """mu and sigma (N, Z) of the N training images in the data's order; mean |G(z) - x|, z ~ q(z|x), (N,). float64."""
 
-    The encoder normalises as the protocol says, over batches that are the same whatever the number of processes.
-    None for a variant that has no posterior.
+    mu: Tensor
+    sigma: Tensor
+    reconstruction_l1: Tensor
+
+
+def compute_posterior(engine: Engine, data: TrainingSet, protocol: Protocol) -> Posterior | None:
+    """The posterior of every training image, on each process; None for a variant that has none.
+
+    Encoder and decoder normalise as the protocol says, over batches that are the same whatever the number of processes.
     """
     variant = engine.variant
     if not isinstance(variant, AutoEncoder):
         return None
     batches = torch.arange(len(data)).split(batch_sizes(len(data), protocol.batch_size))
-    nothing = torch.empty(0, variant.latent_dim, device=engine.device)  # the share of a process without a batch
+    nothing = torch.empty(0, variant.latent_dim, device=engine.device)
+    parts = [(nothing, nothing, nothing[:, 0])]  # the share of a process without a batch
     with evaluation_mode(variant, protocol.normalisation):
-        parts = [(nothing, nothing)]
-        parts += [variant.posterior(data.batch(batches[i], engine.device)) for i in engine.share(len(batches))]
-    mu, sigma = (engine.concatenate(torch.cat(tensors)).double() for tensors in zip(*parts, strict=True))
-    return mu, sigma
+        for number in engine.share(len(batches)):
+            x = data.batch(batches[number], engine.device)
+            mu, sigma = variant.posterior(x)
+            eps = torch.randn(mu.shape, generator=build_generator(engine.seed, "codes", number)).to(engine.device)
+            parts.append((mu, sigma, (variant.decode(mu + sigma * eps) - x).abs().flatten(1).mean(dim=1)))
+    return Posterior(*(engine.concatenate(torch.cat(tensors)).double() for tensors in zip(*parts, strict=True)))
 
 
 def compute_diagnostics(mu: Tensor, sigma: Tensor) -> dict[str, object]:

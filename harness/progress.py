@@ -45,9 +45,10 @@ class TrainingProgress:
     def is_due(self) -> bool:
         return not self.bar.disable and time.monotonic() - self.last_shown > REFRESH_SECONDS
 
-    def show_step(self, progress: TrainedSoFar, losses: dict[str, float]) -> None:
+    def show_step(self, progress: TrainedSoFar, losses: dict[str, float], images_per_second: float) -> None:
         self.last_shown = time.monotonic()
         shown = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+        shown += f"  {images_per_second:.0f} images/s"
         self.bar.update(
             self.task, completed=round(progress.epoch + progress.step / self.steps_per_epoch, 1), losses=shown
         )

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 State = Literal["queued", "running", "done", "failed"]
 Record = dict[str, Any]
@@ -69,7 +69,10 @@ class RunFolder:
     def read_status(self) -> dict[str, Any]:
         """Raises: ValueError if it is damaged. A run that never started is queued."""
         file = self.path / "status.json"
-        return _read_object(file) if file.exists() else {"state": "queued"}
+        status = _read_object(file) if file.exists() else {"state": "queued"}
+        if status.get("state") not in get_args(State):
+            raise ValueError(f"status.json has the state {status.get('state')!r}")
+        return status
 
     def append_record(self, record: Record) -> None:
         """Append one line and put it on the disk. Raises: ValueError for a number that is not finite."""
@@ -105,11 +108,16 @@ def find_run_folders(root: Path) -> Iterator[RunFolder]:
 def _parse(lines: Iterable[str]) -> Iterator[Record]:
     for number, line in enumerate(lines, start=1):
         try:
-            yield json.loads(line)
+            record = json.loads(line)
+            if not isinstance(record, dict) or not all(
+                isinstance(record.get(k), int) for k in ("epoch", "images_seen")
+            ):
+                raise ValueError("it is no record with epoch and images_seen")
         except ValueError as error:
             if not line.endswith("\n"):
                 return
             raise ValueError(f"records.jsonl, line {number}: {error}") from error
+        yield record
 
 
 def _read_object(file: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Stream = Literal["weights", "permutation", "noise", "dropout", "samples", "evaluation", "classifier"]
+Stream = Literal["weights", "permutation", "noise", "dropout", "samples", "evaluation", "codes", "classifier"]
 
 
 def derive_seed(seed: int, stream: Stream, *indices: int) -> int:

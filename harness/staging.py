@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -45,6 +46,8 @@ def stage_dataset(name: str, image_size: int, source: Path | None = None) -> Pat
         check_dataset_name(name)
     except ValueError as error:
         raise InputError(str(error)) from error
+    if source is not None and name in DATASETS and DATASETS[name].embedded:
+        raise InputError(f"{name} is embedded and needs no --from; give other images another name")
     path = _data_path(name, image_size)
     if source is not None:
         entry = _prepare(name, image_size, source)
@@ -96,18 +99,14 @@ def known_datasets() -> set[str]:
 
 def known_source(name: str) -> Path | None:
     """Where a data set's files lie: a system package, or what an earlier staging at any size was made from."""
-    installed = DATASETS[name].installed_at if name in DATASETS else None
-    for folder in (installed, _download_folder(name)):
-        if folder is not None and folder.is_dir():
-            return folder
     for path in sorted(_data_folder().glob(f"{name}-*px.safetensors")):
-        try:
+        with suppress(OSError, KeyError, SafetensorError):
             source = Path(read_metadata(path)["source"])
-        except (OSError, SafetensorError):
-            continue
-        if source.exists():
-            return source
-    return None
+            if path.stem.rpartition("-")[0] == name and source.exists():
+                return source
+    installed = DATASETS[name].installed_at if name in DATASETS else None
+    folders = (installed, _download_folder(name))
+    return next((folder for folder in folders if folder is not None and folder.is_dir()), None)
 
 
 def _data_folder() -> Path:
@@ -129,16 +128,20 @@ def _download(name: str) -> None:
     import torchvision.datasets  # noqa: PLC0415 (slow to import)
 
     class_name, arguments = download
-    temporary = _download_folder(f".{name}")
-    try:
-        getattr(torchvision.datasets, class_name)(temporary, download=True, **arguments)
-        temporary.replace(_download_folder(name))
-    except Exception as error:  # torchvision passes on whatever its download met
-        raise InputError(
-            f"cannot download {name} ({error}); bring its files and run: aaebench stage --dataset {name} --from PATH"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    folder, temporary = _download_folder(name), _download_folder(f".{name}")
+    with locked(folder):
+        if folder.is_dir():  # another process has been faster
+            return
+        try:
+            getattr(torchvision.datasets, class_name)(temporary, download=True, **arguments)
+            temporary.replace(folder)
+        except Exception as error:  # torchvision passes on whatever its download met
+            raise InputError(
+                f"cannot download {name} ({error}); "
+                f"bring its files and run: aaebench stage --dataset {name} --from PATH"
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def inception_path() -> Path:
@@ -158,22 +161,40 @@ def stage_inception(source: Path | None = None) -> Path:
     Raises: InputError if it cannot be had or is another file.
     """
     path = cache_folder() / "weights" / INCEPTION_NAME
+    if source is not None:
+        _check_inception(source, source)  # before anything is written
     with locked(path):
+        if path.exists():
+            return path
         temporary = path.with_name(f".{path.name}.new")
         try:
             if source is not None:
                 shutil.copyfile(source, temporary)
             else:
                 torch.hub.download_url_to_file(INCEPTION_URL, str(temporary))
+            _check_inception(temporary, source or INCEPTION_URL)
+            temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise InputError(
                 f"cannot fetch {source or INCEPTION_URL}: {error}; "
                 f"bring the file and run: aaebench stage --inception --from FILE"
             ) from error
-        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-        if digest != INCEPTION_SHA256:
-            temporary.unlink()
-            raise InputError(f"{source or INCEPTION_URL} has SHA-256 {digest}, clean-fid's file {INCEPTION_SHA256}")
-        temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return path
+
+
+def _check_inception(file: Path, origin: Path | str) -> None:
+    try:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {origin}: {error}") from error
+    if digest != INCEPTION_SHA256:
+        raise InputError(f"{origin} has SHA-256 {digest}, clean-fid's file {INCEPTION_SHA256}")
+
+
+def read_data_checksum(name: str, image_size: int) -> str | None:
+    """The SHA-256 of a data set as it is prepared now; None if it is not prepared."""
+    with suppress(OSError, SafetensorError):
+        return read_metadata(_data_path(name, image_size)).get("sha256")
+    return None

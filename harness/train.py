@@ -14,18 +14,20 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from harness.checkpoint import Progress, load_checkpoint, save_checkpoint
-from harness.config import RunConfig
+from harness.config import NOT_IN_RUN_ID, RunConfig
 from harness.data import TrainingSet
 from harness.engine import Engine, build_accelerator
 from harness.environment import describe_environment
 from harness.errors import DivergedError, InputError, Interrupted
 from harness.evaluation.evaluate import Evaluator
+from harness.features import load_feature_network
 from harness.posterior import compute_diagnostics, compute_posterior
 from harness.progress import TrainingProgress
 from harness.record import Record, RunFolder, State
+from harness.samplers import build_prior, fit_codes
 from harness.samples import save_samples
 from harness.seeding import derive_seed
-from harness.staging import load_training_set
+from harness.staging import load_training_set, read_data_checksum
 from variants import build
 
 AGREE_EVERY = 16  # steps between two agreements of several processes on whether to stop
@@ -42,6 +44,7 @@ def train(config: RunConfig, out: Path) -> RunFolder:
     if folder.read_status()["state"] == "done":
         return folder
     engine, data, evaluator = prepare(config)
+    check_folder(folder, config)  # again, as preparing may have brought the data
     if engine.is_main_process:
         create_folder(folder, config)
     engine.accelerator.wait_for_everyone()
@@ -51,16 +54,28 @@ def train(config: RunConfig, out: Path) -> RunFolder:
 
 
 def check_folder(folder: RunFolder, config: RunConfig) -> None:
-    """Raises: InputError if the folder's config.json is damaged or is another run's."""
+    """Raises: InputError if the folder is damaged, is another run's, or was trained on other data."""
     if not folder.config_file.exists():
         return
     try:
         folder.read_status()
-        found = RunConfig.model_validate(folder.read_config()).run_id
+        folder.read_records()
+        stored, environment = folder.read_config(), folder.read_environment()
     except ValueError as error:
         raise InputError(f"{folder.path} is damaged ({error}); remove the folder to start this run anew") from error
-    if found != config.run_id:
-        raise InputError(f"{folder.config_file} describes the run {found}; was it edited, or its folder renamed?")
+    wanted = config.model_dump(mode="json", exclude=NOT_IN_RUN_ID)
+    differing = sorted(key for key in {*wanted, *stored} - NOT_IN_RUN_ID if stored.get(key) != wanted.get(key))
+    if differing:
+        raise InputError(
+            f"{folder.config_file} describes another run ({', '.join(differing)}); "
+            "was it edited, or its folder renamed?"
+        )
+    data_sha256 = read_data_checksum(config.dataset, config.image_size)
+    if data_sha256 is not None and environment.get("data_sha256", data_sha256) != data_sha256:
+        raise InputError(
+            f"{folder.path} was trained on other data than {config.dataset} is now; "
+            "stage what it was trained on, or remove the folder to start this run anew"
+        )
 
 
 def create_folder(folder: RunFolder, config: RunConfig) -> None:
@@ -82,6 +97,8 @@ def owned(folder: RunFolder, is_main_process: bool) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise InputError(f"{folder.path} is being trained by another process") from error
+        except OSError as error:
+            raise InputError(f"cannot write the run folder {folder.path}: {error}") from error
     try:
         yield
     finally:
@@ -104,6 +121,8 @@ def prepare(config: RunConfig) -> tuple[Engine, TrainingSet, Evaluator]:
         )
     set_seed(derive_seed(config.seed, "weights") % 2**32)
     variant = build(config.variant, config.build_options(), data.image_shape, config.latent_dim)
+    if variant.needs_feature_network:
+        variant.feature_network = load_feature_network(config, accelerator.device)
     engine = Engine(accelerator, variant, config.learning_rate, config.seed)
     data = data.to(engine.device)
     return engine, data, Evaluator(config, data, engine)
@@ -127,7 +146,9 @@ class Run:
         self.interruptions = previous.get("interruptions", 0) + (previous["state"] == "running")
         if self.engine.is_main_process:
             self.folder.keep_records(through_epoch=progress.epoch)
-            self.folder.write_environment(describe_environment(self.engine, self.data))
+            environment = describe_environment(self.engine, self.data)
+            launches = [*self.folder.read_environment().get("launches", []), {**environment, "epoch": progress.epoch}]
+            self.folder.write_environment({"run_id": self.config.run_id, **environment, "launches": launches})
         self.write_status("running", progress)
         try:
             with self.signals_noted(), TrainingProgress(self.config, len(self.data), self.engine) as display:
@@ -142,7 +163,10 @@ class Run:
         self.write_status("done", progress)
 
     def train(self, progress: Progress, display: TrainingProgress) -> None:
-        if not self.folder.read_records():
+        recorded = [record["epoch"] for record in self.folder.read_records()]
+        if recorded != list(range(progress.epoch + 1)) and (recorded or progress.epoch or progress.step):
+            raise InputError(f"{self.folder.path}/records.jsonl lacks epochs that were trained; remove the folder")
+        if not recorded:
             self.record({"epoch": 0, "images_seen": 0, **self.evaluate(0)})
         while progress.epoch < self.config.epochs:
             record = self.train_epoch(progress, display)
@@ -173,7 +197,8 @@ class Run:
                 sums[name] += loss
             progress.step += 1
             if display.is_due():
-                display.show_step(progress, {name: loss.item() for name, loss in losses.items()})
+                speed = (progress.step - steps_before) * config.batch_size / (time.perf_counter() - started)
+                display.show_step(progress, {name: loss.item() for name, loss in losses.items()}, speed)
             if self.should_stop(progress.step):
                 progress.loss_sums = self.finite_sums(sums, progress)
                 self.save(progress)
@@ -204,10 +229,16 @@ class Run:
         started = time.perf_counter()
         engine = self.engine
         engine.synchronise_buffers()
-        values: Record = {**self.evaluator.evaluate()}
         posterior = compute_posterior(engine, self.data, self.evaluator.protocol)
-        if posterior is not None:
-            values |= compute_diagnostics(*posterior)
+        values: Record = self.evaluator.evaluate("prior", build_prior(self.config.latent_dim))
+        if posterior is None:
+            values["posterior/collapse"] = "no posterior"
+        else:
+            values |= compute_diagnostics(posterior.mu, posterior.sigma)
+            values["posterior/reconstruction_l1"] = posterior.reconstruction_l1.mean().item()
+            for sampler in self.config.samplers[1:]:
+                codes = fit_codes(sampler, posterior.mu, posterior.sigma, self.config.seed)
+                values |= self.evaluator.evaluate(sampler, codes)
         if engine.is_main_process:
             path = self.folder.samples / f"epoch-{epoch:06d}.png"
             save_samples(path, engine.variant, self.evaluator.protocol.normalisation, self.config.seed)

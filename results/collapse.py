@@ -15,14 +15,15 @@ def build_collapse_table(collection: Collection) -> pd.DataFrame:
     Besides the columns of runs.csv: mean |sigma| in the dimensions where it is smallest and largest, and
     `collapse_epoch`, the first evaluated epoch from which the verdict stays the last one; empty without collapse.
     """
-    table = collection.runs[[*KEYS, *POSTERIOR, "fid"]].dropna(subset=["sigma_mean"]).reset_index(drop=True)
+    prior_samples = collection.runs[collection.runs["sampler"] == "prior"]
+    table = prior_samples[[*KEYS, *POSTERIOR, "fid"]].dropna(subset=["sigma_mean"]).reset_index(drop=True)
     dimensions = {
         (run_id, record["epoch"]): _extremes(record)
         for run_id, records in collection.records.items()
         for record in records
         if "posterior/sigma_mean_per_dim" in record
     }
-    pairs = [dimensions[key] for key in zip(table["run_id"], table["epoch"], strict=True)]
+    pairs = [dimensions.get(key, (None, None)) for key in zip(table["run_id"], table["epoch"], strict=True)]
     table[DIMENSIONS] = pd.DataFrame(pairs, columns=DIMENSIONS, index=table.index)
     onset = {run_id: _onset(rows) for run_id, rows in table.groupby("run_id")}
     table["collapse_epoch"] = table["run_id"].map(onset).astype("Int64")

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import pandas as pd
@@ -10,22 +11,14 @@ import pandas as pd
 from harness.record import Record, RunFolder, find_run_folders
 
 # The order of the columns of runs.csv. A value that a run does not have is empty.
-IDENTITY = ["run_id", "sweep", "variant", "options", "dataset", "image_size", "seed", "epochs", "batch_size"]
-IDENTITY += ["learning_rate", "latent_dim", "architecture", "channels", "max_images", "mixed_precision", "state"]
+CONFIGURED = ["sweep", "variant", "options", "dataset", "image_size", "seed", "epochs", "batch_size", "learning_rate"]
+CONFIGURED += ["latent_dim", "architecture", "channels", "max_images", "mixed_precision", "eval_every"]
+IDENTITY = ["run_id", *CONFIGURED, "state"]
 PROGRESS = ["epoch", "images_seen"]
 PROTOCOL = ["protocol", "protocol_id", "extractor", "sampler", "n_real", "n_fake"]
 SCORES = ["fid", "inception_score", "kid", "precision", "recall", "density", "coverage"]
-POSTERIOR = [
-    "sigma_mean",
-    "sigma_std",
-    "mu_mean",
-    "mu_std",
-    "noise_share",
-    "active_units",
-    "kl",
-    "prior_kl",
-    "collapse",
-]
+POSTERIOR = ["sigma_mean", "sigma_std", "mu_mean", "mu_std", "noise_share", "active_units", "kl", "prior_kl"]
+POSTERIOR += ["reconstruction_l1", "collapse"]
 LOSSES = ["loss_reconstruction", "loss_discriminator", "loss_adversary"]
 PROVENANCE = ["images_per_second", "num_processes", "interruptions", "git_commit"]
 COLUMNS = IDENTITY + PROGRESS + PROTOCOL + SCORES + POSTERIOR + LOSSES + PROVENANCE
@@ -46,6 +39,15 @@ class Collection:
     records: dict[str, list[Record]]
     paths: dict[str, Path]
 
+    def select(self, run_ids: set[str]) -> "Collection":
+        """What concerns these runs."""
+        return Collection(
+            self.runs[self.runs["run_id"].isin(run_ids)].reset_index(drop=True),
+            self.problems[self.problems["run_id"].isin(run_ids)].reset_index(drop=True),
+            {run_id: records for run_id, records in self.records.items() if run_id in run_ids},
+            {run_id: path for run_id, path in self.paths.items() if run_id in run_ids},
+        )
+
 
 def collect(root: Path) -> Collection:
     """Read every run folder under `root`. One that cannot be read is a problem, and stops nothing.
@@ -62,7 +64,7 @@ def collect(root: Path) -> Collection:
             if run_id in paths:
                 raise ValueError(f"another folder of this run was read: {paths[run_id]}")
             run_rows, run_records, status = _read_run(folder)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # what a damaged folder raises is open-ended, and none may stop the others
             reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
             problems.append({"path": str(folder.path), "run_id": run_id, "state": "damaged", "reason": reason})
             continue
@@ -84,8 +86,13 @@ def _read_run(folder: RunFolder) -> tuple[list[dict[str, Any]], list[Record], di
     """The run's rows, all its records, its status. Raises: what a damaged file raises."""
     config, environment, status = folder.read_config(), folder.read_environment(), folder.read_status()
     records = folder.read_records()
+    for name in CONFIGURED:
+        if isinstance(config[name], (list, dict)) and name != "options":
+            raise ValueError(f"config.json: {name} is {config[name]!r}")
+    if (run_id := environment.get("run_id", folder.path.name)) != folder.path.name:
+        raise ValueError(f"it holds a copy of the run {run_id}")
     common = {
-        **{name: config[name] for name in IDENTITY if name in config},
+        **{name: config[name] for name in CONFIGURED},
         "run_id": folder.path.name,
         "options": json.dumps(config["options"], sort_keys=True),
         "state": status["state"],
@@ -95,17 +102,30 @@ def _read_run(folder: RunFolder) -> tuple[list[dict[str, Any]], list[Record], di
     }
     rows = []
     for record in records:
-        values = {
-            key.partition("/")[2]: value for key, value in record.items() if key.startswith(("eval/", "posterior/"))
+        posterior = _under("posterior", record)
+        common_now = {
+            **posterior,
+            **{key.replace("/", "_"): value for key, value in record.items() if key.startswith("loss/")},
+            **common,
+            "epoch": record["epoch"],
+            "images_seen": record["images_seen"],
+            "images_per_second": record.get("time/images_per_second"),
         }
-        losses = {key.replace("/", "_"): value for key, value in record.items() if key.startswith("loss/")}
-        speed = record.get("time/images_per_second")
-        row = {**values, **losses, **common, "epoch": record["epoch"], "images_seen": record["images_seen"]}
-        if values:
-            rows.append({**row, "images_per_second": speed})
+        samplers = dict.fromkeys(key.partition("/")[0] for key in record if key.startswith("eval"))
+        rows += [{**_under(sampler, record), **common_now} for sampler in samplers]
+    for row in rows:
+        for name in (*SCORES, *POSTERIOR):
+            if name != "collapse" and not isinstance(row.get(name), (int, float, NoneType)):
+                raise ValueError(f"{name} is {row[name]!r} in epoch {row['epoch']}")
+    if status["state"] == "done" and not rows:
+        raise ValueError("it is done and has no evaluation")
     return rows, records, status
 
 
+def _under(group: str, record: Record) -> dict[str, Any]:
+    return {key.removeprefix(f"{group}/"): value for key, value in record.items() if key.startswith(f"{group}/")}
+
+
 def _explain(status: dict[str, Any]) -> str:
-    progress = f"at epoch {status['epoch']} of {status['epochs']}" if "epoch" in status else "not started"
+    progress = f"at epoch {status['epoch']} of {status.get('epochs')}" if "epoch" in status else "not started"
     return f"{status['reason']} ({progress})" if "reason" in status else progress

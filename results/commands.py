@@ -1,5 +1,6 @@
 """The commands over many runs' results: `aaebench collect`."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from results.collapse import build_collapse_table
 from results.collect import Collection, collect
 from results.summary import summarise
 
-SHOWN = {"fid": 2, "inception_score": 3, "sigma_mean": 3, "noise_share": 3, "loss_reconstruction": 3}
+SHOWN = {"fid": 2, "inception_score": 3, "sigma_mean": 3, "noise_share": 3, "reconstruction_l1": 3}
 
 
 def collect_command(runs: Path, /, *, out: Path) -> None:
@@ -65,19 +66,33 @@ def write_tables(collection: Collection, out: Path) -> pd.DataFrame:
 
 
 def print_summary(summary: pd.DataFrame) -> None:
-    """The summary for a person, mean ± std over seeds, on standard output; one table per protocol id."""
-    for (protocol_id, extractor), rows in summary.groupby(["protocol_id", "extractor"], sort=False):
-        dataset, size, epochs = rows.iloc[0][["dataset", "image_size", "epochs"]]
+    """The summary for a person, mean ± std over seeds, on standard output; a table per data set and protocol."""
+    setting = ["dataset", "image_size", "epochs", "protocol_id", "extractor"]
+    for (dataset, size, epochs, protocol_id, extractor), rows in summary.groupby(setting, sort=False):
         title = f"{dataset} at {size} px, {epochs} epochs; protocol {protocol_id}, extractor {extractor}"
         table = Table(title=title, title_justify="left")
-        for name in ("variant", "n", *SHOWN, "collapse"):
-            table.add_column(name, justify="left" if name in ("variant", "collapse") else "right", no_wrap=True)
+        rows = rows.assign(options=_distinguishing_options(rows))
+        named = ["variant", "options"] if rows["options"].any() else ["variant"]
+        named += ["sampler"] if rows["sampler"].nunique() > 1 else []
+        for name in (*named, "n", *SHOWN, "collapse"):
+            table.add_column(name, justify="left" if name in (*named, "collapse") else "right", no_wrap=True)
         for _, row in rows.iterrows():
             cells = [_mean_and_std(row, name, digits) for name, digits in SHOWN.items()]
-            table.add_row(row["variant"], str(row["n"]), *cells, row["collapse"])
-        Console(width=140).print(table)
+            table.add_row(*(row[name] for name in named), str(row["n"]), *cells, row["collapse"])
+        Console(width=max(140, Console().width), highlight=False).print(table)
+
+
+def _distinguishing_options(rows: pd.DataFrame) -> list[str]:
+    """For each row, those of its options in which rows of its variant differ."""
+    options = [json.loads(text) for text in rows["options"]]
+    labels = []
+    for variant, own in zip(rows["variant"], options, strict=True):
+        others = [other for name, other in zip(rows["variant"], options, strict=True) if name == variant]
+        differing = [key for key in own if any(other.get(key) != own[key] for other in others)]
+        labels.append(" ".join(f"{key}={own[key]}" for key in differing))
+    return labels
 
 
 def _mean_and_std(row: pd.Series, name: str, digits: int) -> str:
     mean, std = row[f"{name}_mean"], row[f"{name}_std"]
-    return f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
+    return "" if pd.isna(mean) else f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")

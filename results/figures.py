@@ -19,7 +19,7 @@ STYLES = [("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("P", "-
 
 def draw_samples(collection: Collection, rows_each: int = 2) -> Figure:
     """Samples of each variant's first finished seed at its last evaluation: variants down (as the paper's Fig. 7)."""
-    runs = collection.runs[collection.runs["state"] == "done"]
+    runs = collection.runs[(collection.runs["state"] == "done") & (collection.runs["sampler"] == "prior")]
     first_seed = runs[runs["seed"] == runs.groupby("variant")["seed"].transform("min")]
     last = first_seed.loc[first_seed.groupby("variant", sort=False)["epoch"].idxmax()]
     cells = list(zip(last["variant"], last["run_id"], last["epoch"], last["seed"], strict=True))
@@ -43,6 +43,7 @@ def draw_samples(collection: Collection, rows_each: int = 2) -> Figure:
 def draw_sigma(collection: Collection) -> Figure:
     """Mean |sigma| over epochs: a thin line per seed, the mean over seeds with markers (as the paper's Fig. 10)."""
     runs = collection.runs.dropna(subset=["sigma_mean"])
+    runs = runs[runs["sampler"] == "prior"]
     figure, axis = plt.subplots(figsize=(9, 4.5))
     for number, (variant, rows) in enumerate(runs.groupby("variant", sort=False)):
         marker, line = STYLES[number % len(STYLES)]

@@ -6,8 +6,18 @@ from results.collect import POSTERIOR, SCORES
 
 # Runs that differ in any of these are different cells; among them the protocol id, so protocols are never mixed.
 CELL = ["sweep", "variant", "options", "dataset", "image_size", "epochs", "batch_size", "learning_rate", "latent_dim"]
-CELL += ["architecture", "channels", "max_images", "mixed_precision", "protocol", "protocol_id", "extractor", "sampler"]
-MEASURES = [*SCORES, *(name for name in POSTERIOR if name != "collapse"), "loss_reconstruction"]
+CELL += [
+    "architecture",
+    "channels",
+    "max_images",
+    "mixed_precision",
+    "eval_every",
+    "protocol",
+    "protocol_id",
+    "extractor",
+    "sampler",
+]
+MEASURES = [*SCORES, *(name for name in POSTERIOR if name != "collapse")]
 
 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
@@ -16,12 +26,12 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     `collapse` counts the verdicts, as in "variance 2". Rows keep the order in which the cells first appear.
     """
     done = runs[runs["state"] == "done"]
-    last = done.loc[done.groupby("run_id", sort=False)["epoch"].idxmax()]
+    last = done[done["epoch"] == done.groupby("run_id")["epoch"].transform("max")]
     groups = last.groupby(CELL, dropna=False, sort=False)
     measured = last[MEASURES].apply(pd.to_numeric).groupby([last[name] for name in CELL], dropna=False, sort=False)
     summary = pd.concat(
         [
-            groups["seed"].nunique().rename("n"),
+            groups.size().rename("n"),
             *(
                 statistic.rename(f"{name}_{suffix}")
                 for name in MEASURES

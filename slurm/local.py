@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness.config import RunConfig
-from harness.errors import InputError, Interrupted
+from harness.errors import InputError, Interrupted, RunsFailedError
 from harness.record import RunFolder
 from harness.terminal import console
 
@@ -37,7 +37,11 @@ def run_locally(configs: Sequence[RunConfig], out: Path, at_once: int) -> list[O
     waiting, running, outcomes = [], [], []
     for config in configs:
         folder = RunFolder(out / config.run_id)
-        if folder.read_status()["state"] == "done":
+        try:
+            status = folder.read_status()
+        except ValueError as error:
+            raise InputError(f"{folder.path} is damaged ({error}); remove the folder to start this run anew") from error
+        if status["state"] == "done":
             outcomes.append(Outcome(folder, 0, ""))
         else:
             waiting.append(config)
@@ -74,6 +78,14 @@ def terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def require_all_done(outcomes: Sequence[Outcome]) -> None:
+    """Raises: RunsFailedError naming the runs that did not finish, with the last lines of their logs."""
+    failed = [outcome for outcome in outcomes if outcome.exit_status != 0]
+    if failed:
+        lines = "\n".join(f"  {outcome.folder.path}/log.txt: {outcome.last_line}" for outcome in failed)
+        raise RunsFailedError(f"{len(failed)} of {len(outcomes)} runs did not finish:\n{lines}")
 
 
 def _start(config: RunConfig, out: Path, environment: dict[str, str]) -> tuple[RunFolder, subprocess.Popen[bytes]]:

@@ -1,19 +1,33 @@
 """The adversarial autoencoder (Makhzani et al. 2015; paper, section 3.1 and Fig. 1)."""
 
+from dataclasses import dataclass
+
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from variants.base import AutoEncoder, Phase
-from variants.losses import fake_loss, real_loss
+from variants.base import AutoEncoder, Phase, require_not_negative
+from variants.losses import KLDirection, fake_loss, real_loss
 from variants.networks import Discriminator
+from variants.remedies import Remedies
 
 
 class AAE(AutoEncoder):
     """Reconstruct; tell the posterior's codes from the prior's; make the encoder fool that discriminator."""
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: AutoEncoder.Options) -> None:
+    @dataclass(frozen=True)
+    class Options(AutoEncoder.Options):
+        sigma_penalty: float = 0.0
+        kl_weight: float = 0.0
+        kl_direction: KLDirection = "posterior_prior"
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            require_not_negative(sigma_penalty=self.sigma_penalty, kl_weight=self.kl_weight)
+
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
         super().__init__(image_shape, latent_dim, options)
         self.discriminator = Discriminator(latent_dim)
+        self.remedies = Remedies(options.sigma_penalty, options.kl_weight, options.kl_direction)
 
     def phases(self) -> dict[str, Phase]:
         return {
@@ -32,5 +46,6 @@ class AAE(AutoEncoder):
         return real_loss(self.discriminator(z_prior)) + fake_loss(self.discriminator(z))
 
     def adversary_loss(self, x: Tensor) -> Tensor:
-        """-E[log D(z)]: the encoder makes its codes pass for the prior's (non-saturating)."""
-        return real_loss(self.discriminator(self.encode(x)))
+        """-E[log D(z)]: the encoder makes its codes pass for the prior's (non-saturating); plus the remedies chosen."""
+        loss = real_loss(self.discriminator(self.encode(x)))
+        return loss + self.remedies(*self.posterior(x)) if self.remedies.active else loss

@@ -1,13 +1,13 @@
 """What a variant is: its networks plus an ordered table of phases."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from variants.networks import Decoder, Encoder, SigmaHead
+from variants.networks import Decoder, Encoder, Layer, Norm, SigmaHead
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class Variant(nn.Module):
     that makes no sense. The type annotations are enforced by whoever reads them from a user.
     """
 
+    # Whether the trainer must set `feature_network`, a fixed network: images in [-1, 1] to its hidden activations.
+    needs_feature_network = False
+
     @dataclass(frozen=True)
     class Options:
         pass
@@ -34,6 +37,7 @@ class Variant(nn.Module):
         super().__init__()
         self.image_shape = image_shape
         self.latent_dim = latent_dim
+        self.feature_network: Callable[[Tensor], Sequence[Tensor]] = _no_feature_network
         # The trainer replaces it by draws that depend on the image's place in the global batch alone.
         self.noise: Callable[[int, int], Tensor] = torch.randn
 
@@ -57,21 +61,31 @@ class Variant(nn.Module):
         return self.noise(n, self.latent_dim)
 
 
+def _no_feature_network(x: Tensor) -> Sequence[Tensor]:
+    raise RuntimeError("this variant compares the features of a network that nobody has set")
+
+
 class AutoEncoder(Variant):
     """A variant with a Gaussian encoder q(z|x) = N(mu(x), sigma(x)^2) and a decoder."""
-
-    linear = nn.Linear
-    norm = nn.BatchNorm1d
 
     @dataclass(frozen=True)
     class Options(Variant.Options):
         sigma: SigmaHead = "linear"
+        sigma_floor: float = 0.0
+
+        def __post_init__(self) -> None:
+            require_not_negative(sigma_floor=self.sigma_floor)
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
         super().__init__(image_shape, latent_dim, options)
-        self.encoder = Encoder(image_shape, latent_dim, options.sigma, self.linear, self.norm)
-        self.decoder = Decoder(image_shape, latent_dim, self.linear, self.norm)
+        linear, norm = self.layers(options)
+        self.encoder = Encoder(image_shape, latent_dim, options.sigma, options.sigma_floor, linear, norm)
+        self.decoder = Decoder(image_shape, latent_dim, linear, norm)
         self._shared: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def layers(self, options: Options) -> tuple[Layer, Norm]:
+        """The fully connected and the normalisation layer that encoder and decoder are built of."""
+        return nn.Linear, nn.BatchNorm1d
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """mu and sigma of q(z|x): (B, Z) each.
@@ -98,6 +112,13 @@ class AutoEncoder(Variant):
 
     def decode(self, z: Tensor) -> Tensor:
         return self.decoder(z)
+
+
+def require_not_negative(**options: float) -> None:
+    """Raises: ValueError naming an option that is a factor or a bound and is negative."""
+    for name, value in options.items():
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name} is {value}; it must be a number, 0 or more")
 
 
 @contextmanager

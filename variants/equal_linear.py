@@ -3,11 +3,12 @@
 from torch import nn
 
 from variants.aae import AAE
-from variants.networks import EqualLinear
+from variants.base import AutoEncoder
+from variants.networks import EqualLinear, Layer, Norm
 
 
 class EqualLinearAAE(AAE):
     """The AAE whose encoder and decoder scale weights and biases by 1 / sqrt(D_in) and normalise nothing."""
 
-    linear = EqualLinear
-    norm = nn.Identity
+    def layers(self, options: AutoEncoder.Options) -> tuple[Layer, Norm]:
+        return EqualLinear, nn.Identity

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
 from variants.aae import AAE
+from variants.base import require_not_negative
 
 
 class Feature(AAE):
@@ -16,15 +17,15 @@ class Feature(AAE):
         weight: float = 1.0
 
         def __post_init__(self) -> None:
-            if self.weight < 0:
-                raise ValueError(f"weight is {self.weight}; it is the factor of an error, 0 or more")
+            super().__post_init__()
+            require_not_negative(weight=self.weight)
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
         super().__init__(image_shape, latent_dim, options)
-        self.weight = options.weight
+        self.feature_weight = options.weight
 
     def reconstruction_loss(self, x: Tensor) -> Tensor:
         x_hat = self.decode(self.encode(x))
         mu, _ = self.posterior(x)
         mu_hat, _ = self.encoder(x_hat)
-        return l1_loss(x_hat.float(), x) + self.weight * mse_loss(mu_hat.float(), mu.float())
+        return l1_loss(x_hat.float(), x) + self.feature_weight * mse_loss(mu_hat.float(), mu.float())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from variants.aae import AAE
+from variants.base import require_not_negative
 from variants.losses import KLDirection, gaussian_kl
 from variants.networks import SigmaHead
 
@@ -23,14 +24,16 @@ class KLDLoss(AAE):
         direction: KLDirection = "posterior_prior"
 
         def __post_init__(self) -> None:
-            if self.weight < 0:
-                raise ValueError(f"weight is {self.weight}; it is the factor of a KL term, 0 or more")
+            super().__post_init__()
+            require_not_negative(weight=self.weight)
+            if self.kl_weight > 0:
+                raise ValueError("kl_weight would add a second KL term; kld_loss has its own: set weight and direction")
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
         super().__init__(image_shape, latent_dim, options)
-        self.weight = options.weight
-        self.direction: KLDirection = options.direction
+        self.kld_weight = options.weight
+        self.kld_direction: KLDirection = options.direction
 
     def adversary_loss(self, x: Tensor) -> Tensor:
         mu, sigma = self.posterior(x)
-        return super().adversary_loss(x) + self.weight * gaussian_kl(mu, sigma, self.direction)
+        return super().adversary_loss(x) + self.kld_weight * gaussian_kl(mu, sigma, self.kld_direction)

@@ -17,6 +17,7 @@ class LatentMapping(AAE):
         depth: int = 4
 
         def __post_init__(self) -> None:
+            super().__post_init__()
             if self.depth < 0:
                 raise ValueError(f"depth is {self.depth}; it is a number of layers, 0 or more")
 

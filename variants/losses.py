@@ -9,8 +9,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 KLDirection = Literal["posterior_prior", "prior_posterior"]
 
 
+def pixel_error(x_hat: Tensor, x: Tensor) -> Tensor:
+    """|x_hat - x| summed over C, H, W, averaged over B: -log p(x|z) of a Laplace decoder, up to a constant."""
+    return (x_hat.float() - x).abs().flatten(1).sum(dim=1).mean()
+
+
 def real_loss(logits: Tensor) -> Tensor:
-    """-E[log D], for logits (B, 1) that should say "from the prior"; in nats.
+    """-E[log D], for logits (B, 1) that should say "real"; in nats.
 
     For the adversary this is the non-saturating loss (Goodfellow et al. 2014, section 3).
     """
@@ -19,7 +24,7 @@ def real_loss(logits: Tensor) -> Tensor:
 
 
 def fake_loss(logits: Tensor) -> Tensor:
-    """-E[log(1 - D)], for logits (B, 1) that should say "from the posterior"; in nats (paper, section 5.2)."""
+    """-E[log(1 - D)], for logits (B, 1) that should say "fake"; in nats (paper, section 5.2)."""
     logits = logits.float()
     return binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))
 
@@ -41,3 +46,25 @@ def gaussian_kl(mean: Tensor, sigma: Tensor, direction: KLDirection = "posterior
     else:
         kl = ((1 + mean.square()) / variance - 1 + variance.log()) / 2
     return kl.sum(dim=1).mean()
+
+
+def mmd(z: Tensor, z_prior: Tensor) -> Tensor:
+    """MMD^2 between two samples of n codes, unbiased, with the inverse multiquadratic kernels of WAE.
+
+    k(a, b) = sum over s of C / (C + |a - b|^2), C = 2 Z s, s in 0.1, 0.2, 0.5, 1, 2, 5, 10 (Tolstikhin et al. 2018,
+    section 4; scales as in their code). Its expectation is 0 for equal distributions, so a draw can be below 0.
+
+    Args: z, z_prior: (n, Z), n >= 2.
+    """
+    z, z_prior = z.float(), z_prior.float()
+    n, latent_dim = z.shape
+    constants = [2 * latent_dim * scale for scale in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)]
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        # Squared distances as inner products: cdist's gradient is undefined between a code and itself.
+        squared = (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp(min=0)
+        return torch.stack([constant / (constant + squared) for constant in constants]).sum(dim=0)
+
+    within_z, within_prior = kernel(z, z), kernel(z_prior, z_prior)
+    within = (within_z.sum() - within_z.trace() + within_prior.sum() - within_prior.trace()) / (n * (n - 1))
+    return within - 2 * kernel(z, z_prior).mean()

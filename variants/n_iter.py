@@ -14,6 +14,7 @@ class NIter(AAE):
         n: int = 3
 
         def __post_init__(self) -> None:
+            super().__post_init__()
             if self.n < 1:
                 raise ValueError(f"n is {self.n}; it is a number of discriminator updates, 1 or more")
 

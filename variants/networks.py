@@ -37,7 +37,7 @@ class Encoder(nn.Module):
     """mu(x) and sigma(x) of q(z|x) = N(mu, sigma^2).
 
     The `linear` head gives sigma as published: unbounded and signed, only its square counts. The `exp` head reads
-    the log-variance: sigma = exp(log_var / 2) > 0.
+    the log-variance: sigma = exp(log_var / 2) > 0. A floor keeps |sigma| above it: sqrt(sigma^2 + floor^2).
     """
 
     def __init__(
@@ -45,11 +45,12 @@ class Encoder(nn.Module):
         image_shape: tuple[int, int, int],
         latent_dim: int,
         sigma: SigmaHead = "linear",
+        sigma_floor: float = 0.0,
         linear: Layer = nn.Linear,
         norm: Norm = nn.BatchNorm1d,
     ) -> None:
         super().__init__()
-        self.sigma = sigma
+        self.sigma, self.sigma_floor = sigma, sigma_floor
         self.body = nn.Sequential(
             nn.Flatten(), linear(prod(image_shape), 128), leaky_relu(), linear(128, 64), norm(64), leaky_relu()
         )
@@ -59,8 +60,12 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, S, S) -> mu (B, Z), sigma (B, Z)."""
         h = self.body(x)
-        raw = self.sigma_head(h)
-        return self.mu_head(h), raw if self.sigma == "linear" else torch.exp(raw / 2)
+        sigma = self.sigma_head(h)
+        if self.sigma == "exp":
+            sigma = torch.exp(sigma / 2)
+        if self.sigma_floor > 0:
+            sigma = torch.sqrt(sigma.square() + self.sigma_floor**2)
+        return self.mu_head(h), sigma
 
 
 class Decoder(nn.Module):
@@ -88,6 +93,32 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """(B, Z) -> (B, C, S, S)."""
         return self.body(z)
+
+
+class ImageDiscriminator(nn.Module):
+    """Dis: one logit for an image, high where it takes the image for a real one. As wide as the encoder.
+
+    Its hidden layers are the features Dis_l of VAE-GAN: l = 1 of 128, l = 2 of 64 activations.
+    """
+
+    n_hidden = 2
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        widths = [prod(image_shape), 128, 64]
+        self.hidden = nn.ModuleList(nn.Sequential(nn.Linear(*pair), leaky_relu()) for pair in pairwise(widths))
+        self.head = nn.Linear(64, 1)
+
+    def features(self, x: Tensor, layer: int) -> Tensor:
+        """The activations of hidden layer 1 or 2 for images (B, C, S, S): (B, 128) or (B, 64)."""
+        h = x.flatten(1)
+        for hidden in self.hidden[:layer]:
+            h = hidden(h)
+        return h
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, S) -> (B, 1)."""
+        return self.head(self.features(x, self.n_hidden))
 
 
 class Discriminator(nn.Sequential):

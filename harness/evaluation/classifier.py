@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from rich.progress import track
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 
 from harness.cache import Entry, cache_folder, cached, load_entry, save_entry
 from harness.errors import InputError
@@ -51,22 +51,38 @@ class DomainClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) uint8 -> features (B, 128), logits (B, K); the images are brought to its channels and 32 px."""
-        x = resize(images, SIZE).to(torch.float32) / 127.5 - 1
-        if x.shape[1] != self.in_channels:
-            x = x.mean(dim=1, keepdim=True).expand(-1, self.in_channels, -1, -1)
-        features = self.body(x)
+        features = self.body(self._with_channels(resize(images, SIZE).to(torch.float32) / 127.5 - 1))
         return features, self.head(features)
 
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """What each convolution block makes of images (B, C, H, W) in [-1, 1]: three maps, differentiable."""
+        if x.shape[2:] != (SIZE, SIZE):
+            x = interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True)
+        h, maps = self._with_channels(x), []
+        for layer in self.body[:-2]:
+            h = layer(h)
+            if isinstance(layer, nn.ReLU):
+                maps.append(h)
+        return maps
 
-def load_classifier(dataset: str, image_size: int, weights: Path | None = None) -> tuple[DomainClassifier, str]:
+    def _with_channels(self, x: Tensor) -> Tensor:
+        if x.shape[1] == self.in_channels:
+            return x
+        return x.mean(dim=1, keepdim=True).expand(-1, self.in_channels, -1, -1)
+
+
+def load_classifier(
+    dataset: str, image_size: int, weights: Path | None = None, field: str = "extractor_weights"
+) -> tuple[DomainClassifier, str]:
     """The classifier of a data set, in eval mode, and its weights' SHA-256.
 
-    From the given file, else as shipped, else trained on the data set's labels and cached.
+    From the given file, else as shipped, else trained on the data set's labels and cached. `field` is the field of the
+    configuration that names such a file.
     Raises: InputError if the file is no such classifier, or the data have no labels to train one.
     """
     if weights is None and (shipped := SHIPPED / f"domain-{dataset}.safetensors").is_file():
         weights = shipped
-    tensors, metadata = _read_weights(weights) if weights else _train_once(dataset, image_size)
+    tensors, metadata = _read_weights(weights) if weights else _train_once(dataset, image_size, field)
     try:
         classifier = DomainClassifier(tensors["body.0.weight"].shape[1], tensors["head.weight"].shape[0])
         classifier.load_state_dict(tensors)
@@ -82,12 +98,12 @@ def _read_weights(path: Path) -> Entry:
     return entry
 
 
-def _train_once(dataset: str, image_size: int) -> Entry:
+def _train_once(dataset: str, image_size: int, field: str) -> Entry:
     data = load_training_set(dataset, image_size)
     if data.labels is None:
         raise InputError(
-            f"{dataset} has no labels to train the domain extractor on; use --extractor inception, "
-            "or name a classifier's weights: --set extractor_weights=FILE"
+            f"{dataset} has no labels to train a classifier on; name one's weights: --set {field}=FILE"
+            + (" (or use --extractor inception)" if field == "extractor_weights" else "")
         )
     path = cache_folder() / "weights" / f"domain-{dataset}-{data.sha256[:16]}-{RECIPE}.safetensors"
     images, labels = data.images, data.labels

@@ -1,21 +1,23 @@
 """Scores of a variant under a protocol: every process generates and featurises its share of the images."""
 
 import dataclasses
+import hashlib
 import math
 
 import torch
 from torch import Tensor
 
 from harness.cache import Entry, cache_folder, cached
-from harness.config import RunConfig
+from harness.config import RunConfig, Sampler
 from harness.data import TrainingSet
 from harness.engine import Engine
 from harness.errors import DivergedError
 from harness.evaluation.extractors import build_extractor
-from harness.evaluation.protocol import PROTOCOLS, Protocol, evaluation_batch_size
+from harness.evaluation.protocol import PROTOCOLS, STATISTICS_VERSION, Protocol, evaluation_batch_size
 from harness.evaluation.scores import frechet_distance, inception_score, matrix_square_root
 from harness.evaluation.statistics import FeatureSums
 from harness.normalisation import batch_sizes, evaluation_mode
+from harness.samplers import CodeDistribution
 from harness.seeding import build_generator
 from harness.terminal import console
 
@@ -34,13 +36,15 @@ class Evaluator:
             name=config.protocol,
             normalisation=PROTOCOLS[config.protocol],
             batch_size=evaluation_batch_size(config.image_size),
+            data_sha256=data.sha256,
             n_real=len(data),
             n_fake=config.n_fake or len(data),
             extractor=self.extractor.name,
             extractor_sha256=self.extractor.sha256,
             resize=self.extractor.resize,
         )
-        key = f"{data.sha256[:16]}-{len(data)}-{self.extractor.sha256[:16]}"
+        reference = (data.sha256, len(data), self.extractor.sha256, self.extractor.resize, STATISTICS_VERSION)
+        key = hashlib.sha256(repr(reference).encode()).hexdigest()[:16]
         path = cache_folder() / "statistics" / f"{data.name}-{self.extractor.name}-{key}.safetensors"
         with engine.accelerator.main_process_first():
             self.reference, _ = cached(path, self._compute_reference)
@@ -53,16 +57,17 @@ class Evaluator:
         mean, covariance = (tensor.cpu() for tensor in sums.moments())
         return {"mean": mean, "covariance": covariance, "square_root": matrix_square_root(covariance)}, {}
 
-    def evaluate(self) -> dict[str, object]:
-        """FID and Inception Score of prior samples, as `eval/<name>` values, with the protocol that they belong to.
+    def evaluate(self, sampler: Sampler, codes: CodeDistribution) -> dict[str, object]:
+        """FID and Inception Score of decoded codes, with the protocol that they belong to.
 
+        Returns: `eval/<name>` values for the prior's codes, `eval.<sampler>/<name>` for others.
         Raises: DivergedError if a score is not finite.
         """
         sums = self._zeros()
         batches = batch_sizes(self.protocol.n_fake, self.protocol.batch_size)
         with evaluation_mode(self.engine.variant, self.protocol.normalisation):
             for number in range(self.engine.rank, len(batches), self.engine.num_processes):
-                self._add(sums, self._generate(number, batches[number]))
+                self._add(sums, self._generate(codes, number, batches[number]))
         sums = FeatureSums(*(self.engine.sum(tensor) for tensor in sums.tensors()))
         mean, covariance = (tensor.cpu() for tensor in sums.moments())
         reference = (self.reference[name] for name in ("mean", "covariance", "square_root"))
@@ -72,21 +77,21 @@ class Evaluator:
         }
         for name, score in scores.items():
             if not math.isfinite(score):
-                raise DivergedError(f"eval/{name} is {score}")
+                raise DivergedError(f"the {name} of {sampler} samples is {score}")
         protocol = dataclasses.asdict(self.protocol)
         provenance = {
             "protocol": protocol["name"],
             "protocol_id": self.protocol.id,
-            "sampler": "prior",
+            "sampler": sampler,
             **{name: protocol[name] for name in ("extractor", "n_real", "n_fake")},
         }
-        return {f"eval/{name}": value for name, value in {**scores, **provenance}.items()}
+        prefix = "eval" if sampler == "prior" else f"eval.{sampler}"
+        return {f"{prefix}/{name}": value for name, value in {**scores, **provenance}.items()}
 
-    def _generate(self, number: int, n: int) -> Tensor:
+    def _generate(self, codes: CodeDistribution, number: int, n: int) -> Tensor:
         """Batch `number` of the generated images: its codes follow from the seed and the number, whoever makes it."""
         generator = build_generator(self.seed, "evaluation", number)
-        z = torch.randn(n, self.engine.variant.latent_dim, generator=generator).to(self.engine.device)
-        return quantise(self.engine.variant.decode(z))
+        return quantise(self.engine.variant.decode(codes.draw(n, generator).to(self.engine.device)))
 
     def _zeros(self) -> FeatureSums:
         return FeatureSums.zeros(self.extractor.n_features, self.extractor.n_classes, self.engine.device)

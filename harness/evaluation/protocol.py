@@ -23,11 +23,15 @@ def evaluation_batch_size(image_size: int) -> int:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to score. Scores of different protocol ids are different quantities and never share a table."""
+    """One way to score, against one reference.
+
+    Scores of different protocol ids are different quantities and never share a table.
+    """
 
     name: str
     normalisation: Normalisation
     batch_size: int
+    data_sha256: str
     n_real: int
     n_fake: int
     extractor: str

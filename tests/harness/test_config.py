@@ -26,6 +26,7 @@ ANOTHER = {
     "extractor": "domain",
     "n_fake": 7,
     "sweep": "another",
+    "samplers": ["prior", "gaussian"],
 }
 
 
@@ -49,7 +50,12 @@ def test_a_field_changes_the_run_id_if_it_changes_the_numbers(field: str) -> Non
 
 def test_every_field_is_tried_above() -> None:
     only_one_value = {"architecture"}
-    assert set(ANOTHER) | only_one_value | {"extractor_weights"} == set(RunConfig.model_fields)
+    files = {"extractor_weights", "feature_weights"}
+    assert set(ANOTHER) | only_one_value | files == set(RunConfig.model_fields)
+
+
+def test_yamls_bare_no_is_the_precision_no() -> None:
+    assert build_config(parse_assignments(["mixed_precision=no"])) == build_config({})
 
 
 def test_naming_a_default_changes_no_run_id() -> None:
@@ -75,7 +81,7 @@ def test_layers_override_one_another_and_options_merge(tmp_path: Path) -> None:
     file.write_text("variant: kld_loss\nepochs: 7\noptions: {weight: 0.5, sigma: linear}\n")
     config = build_config(load_config_file(file), {"epochs": 8}, parse_assignments(["options.weight=0.25", "seed=4"]))
     assert (config.epochs, config.seed) == (8, 4)
-    assert config.options == {"sigma": "linear", "weight": 0.25, "direction": "posterior_prior"}
+    assert (config.options["sigma"], config.options["weight"]) == ("linear", 0.25)
 
 
 def test_a_preset_yields_to_everything_else() -> None:
@@ -90,10 +96,27 @@ def test_scientific_notation_on_the_command_line_is_a_number() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"variant": "aee"}, "unknown variant 'aee'; did you mean aae?"),
+        ({"variant": ["a"]}, "variant = ['a']"),
+        ({"protocol": ["a"]}, "unknown protocol"),
+        ({"preset": 3}, "unknown preset '3'"),
+        ({"epochs": True}, "epochs = true is a truth value"),
+        ({"variant": "n_iter", "options.n": True}, "options.n = true is a truth value"),
+        ({"variant": "feature", "options.weight": float("nan")}, "weight is nan"),
+        ({"dataset": "x" * 300}, "up to 64"),
+        ({"samplers": ["gaussian"]}, "name prior first"),
+        ({"variant": "gan", "samplers": ["prior", "gmm"]}, "gan has no posterior"),
+        ({"variant": "no.such:Thing"}, "cannot be loaded"),
+        ({"variant": "variants.base:Phase"}, "no class Phase that is a variants.Variant"),
+        ({"variant": "gan", "options.sigma_floor": 0.1}, "unknown option of gan 'sigma_floor'"),
+        ({"variant": "vae", "options.sigma_penalty": 0.1}, "unknown option of vae 'sigma_penalty'"),
+        ({"variant": "vae_gan", "options.layer": 3}, "layer is 3"),
+        ({"variant": "kld_loss", "options.kl_weight": 1}, "second KL term"),
+        ({"variant": "combined", "options.kl_weight": 1, "options.kld_weight": 1}, "set one of them"),
+        ({"options.sigma_floor": -1}, "sigma_floor is -1"),
+        ({"variant": "aee"}, "unknown variant 'aee'; did you mean vae or aae?"),
         ({"epoch": 3}, "unknown field 'epoch'; did you mean epochs?"),
-        ({"variant": "n_iter", "options.m": 2}, "unknown option of n_iter 'm'; valid: n, sigma"),
-        ({"options.n": 2}, "unknown option of aae 'n'; valid: sigma"),
+        ({"variant": "n_iter", "options.m": 2}, "unknown option of n_iter 'm'; valid: kl_direction"),
+        ({"options.n": 2}, "unknown option of aae 'n'; valid: kl_direction"),
         ({"variant": "n_iter", "options.n": 0}, "n is 0"),
         ({"variant": "latent_mapping", "options.depth": "deep"}, "options.depth = 'deep'"),
         ({"options.sigma": "log"}, "'linear' or 'exp'"),

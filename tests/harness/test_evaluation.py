@@ -20,6 +20,7 @@ from harness.evaluation.protocol import Protocol
 from harness.evaluation.scores import frechet_distance, inception_score, matrix_square_root
 from harness.evaluation.statistics import FeatureSums
 from harness.normalisation import batch_sizes, evaluation_mode
+from harness.samplers import build_prior
 from harness.staging import load_training_set, stage_dataset
 from harness.train import prepare
 from tests.harness.test_staging import write_images
@@ -197,7 +198,7 @@ class TestDomainExtractor:
 
     def test_data_without_labels_are_told_what_to_use(self, tmp_path: Path, empty_cache: Path) -> None:
         stage_dataset("faces", 32, write_images(tmp_path / "faces"))
-        with pytest.raises(InputError, match=r"no labels .*--extractor inception.*extractor_weights=FILE"):
+        with pytest.raises(InputError, match=r"no labels .*extractor_weights=FILE.*--extractor inception"):
             load_classifier("faces", 32)
         given = load_classifier("faces", 32, SHIPPED / "domain-digits.safetensors")
         assert isinstance(given[0], DomainClassifier)
@@ -213,6 +214,7 @@ def build_protocol(**changes: Any) -> Protocol:
         "name": "paper",
         "normalisation": "batch",
         "batch_size": 1024,
+        "data_sha256": "0" * 64,
         "n_real": 100,
         "n_fake": 100,
         "extractor": "domain",
@@ -224,7 +226,14 @@ def build_protocol(**changes: Any) -> Protocol:
 
 @pytest.mark.parametrize(
     "change",
-    [{"normalisation": "running"}, {"batch_size": 256}, {"n_fake": 99}, {"extractor_sha256": "1"}, {"resize": "299"}],
+    [
+        {"normalisation": "running"},
+        {"data_sha256": "1"},
+        {"batch_size": 256},
+        {"n_fake": 99},
+        {"extractor_sha256": "1"},
+        {"resize": "299"},
+    ],
 )
 def test_whatever_changes_a_score_changes_the_protocol_id(change: dict[str, Any]) -> None:
     assert build_protocol(**change).id != build_protocol().id == build_protocol().id
@@ -265,6 +274,10 @@ class TestEvaluationMode:
             torch.testing.assert_close(network(x)[:10], network(x[:10]))
 
 
+def score(evaluator: Any) -> dict[str, Any]:
+    return evaluator.evaluate("prior", build_prior(evaluator.engine.variant.latent_dim))
+
+
 class TestEvaluator:
     def prepare(self, **fields: Any) -> tuple[Any, TrainingSet, Any]:
         base = {"dataset": "digits", "extractor": "domain", "max_images": 600, "batch_size": 64}
@@ -272,21 +285,21 @@ class TestEvaluator:
 
     def test_scores_repeat_and_carry_their_protocol(self) -> None:
         evaluator = self.prepare(n_fake=500)[2]
-        first, second = evaluator.evaluate(), evaluator.evaluate()
+        first, second = score(evaluator), score(evaluator)
         assert first == second
         assert first["eval/protocol_id"] == evaluator.protocol.id
         assert (first["eval/n_real"], first["eval/n_fake"], first["eval/sampler"]) == (600, 500, "prior")
 
     def test_paper_and_clean_are_different_quantities(self) -> None:
-        paper, clean = (self.prepare(protocol=name)[2].evaluate() for name in ("paper", "clean"))
+        paper, clean = (score(self.prepare(protocol=name)[2]) for name in ("paper", "clean"))
         assert paper["eval/protocol_id"] != clean["eval/protocol_id"]
         assert paper["eval/fid"] != clean["eval/fid"]
 
     def test_the_reference_against_itself_is_zero(self, monkeypatch: pytest.MonkeyPatch) -> None:
         _, data, evaluator = self.prepare()
-        monkeypatch.setattr(evaluator, "_generate", lambda number, n: data.images[:n])
-        assert evaluator.evaluate()["eval/fid"] < 1e-6
+        monkeypatch.setattr(evaluator, "_generate", lambda codes, number, n: data.images[:n])
+        assert score(evaluator)["eval/fid"] < 1e-6
 
     def test_inception_scores_the_digits_from_a_given_file(self, inception_file: Path) -> None:
         evaluator = self.prepare(extractor="inception", extractor_weights=inception_file, max_images=100)[2]
-        assert evaluator.evaluate()["eval/extractor"] == "inception"
+        assert score(evaluator)["eval/extractor"] == "inception"

@@ -91,7 +91,7 @@ def test_the_encoder_is_read_in_the_order_of_the_data() -> None:
     engine, data, evaluator = prepare(config)
     result = compute_posterior(engine, data, evaluator.protocol)
     assert result is not None
-    mu, sigma = result
+    mu, sigma = result.mu, result.sigma
     engine.variant.train()
     with torch.no_grad():
         expected = engine.variant.encoder(data.batch(torch.arange(300), engine.device))  # pyright: ignore[reportCallIssue]
@@ -118,7 +118,7 @@ def train_noise_share(variant: str, sigma: str) -> float:
             step += 1
     result = compute_posterior(engine, data, evaluator.protocol)
     assert result is not None
-    share = compute_diagnostics(*result)["posterior/noise_share"]
+    share = compute_diagnostics(result.mu, result.sigma)["posterior/noise_share"]
     assert isinstance(share, float)
     return share
 

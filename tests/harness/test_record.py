@@ -16,23 +16,25 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def test_a_truncated_last_line_is_left_out(folder: RunFolder) -> None:
     for epoch in range(3):
-        folder.append_record({"epoch": epoch})
+        folder.append_record({"epoch": epoch, "images_seen": 0})
     with (folder.path / "records.jsonl").open("a") as file:
         file.write('{"epoch": 3, "lo')
     assert [record["epoch"] for record in folder.read_records()] == [0, 1, 2]
 
 
 def test_a_damaged_line_in_the_middle_is_an_error(folder: RunFolder) -> None:
-    (folder.path / "records.jsonl").write_text('{"epoch": 0}\nnonsense\n{"epoch": 2}\n')
+    (folder.path / "records.jsonl").write_text(
+        '{"epoch": 0, "images_seen": 0}\nnonsense\n{"epoch": 2, "images_seen": 0}\n'
+    )
     with pytest.raises(ValueError, match="line 2"):
         folder.read_records()
 
 
 def test_records_after_a_checkpoint_are_dropped(folder: RunFolder) -> None:
     for epoch in range(5):
-        folder.append_record({"epoch": epoch})
+        folder.append_record({"epoch": epoch, "images_seen": 0})
     folder.keep_records(through_epoch=2)
-    folder.append_record({"epoch": 3, "again": True})
+    folder.append_record({"epoch": 3, "images_seen": 0, "again": True})
     assert [record.get("again") for record in folder.read_records()] == [None, None, None, True]
 
 

@@ -5,7 +5,9 @@ import pickle
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +110,16 @@ class TestFormats:
         stage_dataset("scans", 32, write_images(tmp_path / "scans", mode="L"))
         assert load_training_set("scans", 32).images.shape == (6, 1, 32, 32)
 
+    def test_sixteen_bit_images_keep_their_greys(self, tmp_path: Path) -> None:
+        (tmp_path / "scans").mkdir()
+        ramp = np.linspace(0, 65535, 32 * 32, dtype=np.uint16).reshape(32, 32)
+        Image.fromarray(ramp).save(tmp_path / "scans" / "ramp.png")
+        (tmp_path / "scans" / "._ramp.png").write_bytes(b"what macOS leaves beside a file")
+        stage_dataset("scans", 32, tmp_path / "scans")
+        images = load_training_set("scans", 32).images
+        assert images.shape == (1, 1, 32, 32)
+        assert np.abs(images[0, 0].numpy() - ramp / 257).max() <= 0.5
+
     def test_another_size_is_prepared_from_where_the_first_came_from(self, tmp_path: Path) -> None:
         stage_dataset("faces", 32, write_images(tmp_path / "faces"))
         assert load_training_set("faces", 16).images.shape == (6, 3, 16, 16)
@@ -180,6 +192,24 @@ class TestBadFiles:
         with pytest.raises(InputError, match="damaged archive"):
             stage_dataset("faces", 32, archive)
 
+    def test_a_truncated_zip_does_not_stand_for_its_folder(self, tmp_path: Path, empty_cache: Path) -> None:
+        write_images(tmp_path / "holiday")
+        archive = tmp_path / "faces.zip"
+        with zipfile.ZipFile(archive, "w") as whole:
+            whole.write(tmp_path / "holiday" / "000.png")
+        archive.write_bytes(archive.read_bytes()[:-30])
+        with pytest.raises(InputError, match="no whole zip or tar archive"):
+            stage_dataset("faces", 32, archive)
+
+    def test_embedded_data_take_no_source(self, tmp_path: Path, empty_cache: Path) -> None:
+        with pytest.raises(InputError, match="is embedded"):
+            stage_dataset("digits", 32, write_images(tmp_path / "faces"))
+
+    def test_a_name_is_not_another_names_beginning(self, tmp_path: Path, empty_cache: Path) -> None:
+        stage_dataset("faces-hq", 32, write_images(tmp_path / "faces"))
+        with pytest.raises(InputError, match="unknown data set 'faces'"):
+            load_training_set("faces", 32)
+
     def test_a_pickle_that_would_run_code_is_refused(self, tmp_path: Path, empty_cache: Path) -> None:
         trap = tmp_path / "trapped"
 
@@ -211,6 +241,25 @@ class TestBadFiles:
         with pytest.raises(InputError):
             stage_dataset("mnist", 28, write_images(tmp_path / "faces"))
         assert path.read_bytes() == before
+
+
+def test_two_downloads_at_once_are_one(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's downloader replaced by one that takes its time: there is no internet to download from."""
+    import torchvision.datasets  # noqa: PLC0415 (slow to import)
+
+    calls = []
+
+    def download(folder: Path, download: bool) -> None:
+        calls.append(folder)
+        time.sleep(0.3)
+        folder.mkdir(parents=True)
+        write_idx(folder)
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", download)
+    with ThreadPoolExecutor() as pool:
+        paths = list(pool.map(lambda _: stage_dataset("mnist", 28), range(3)))
+    assert len(calls) == 1
+    assert len(set(paths)) == 1
 
 
 class TestCache:

@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 
 from aaebench import app
 from harness.commands import call
+from harness.evaluation.classifier import SHIPPED
 from harness.record import RunFolder, find_run_folders
+from harness.staging import stage_dataset
 from tests.harness.test_staging import write_images
 
 SHORT = ("--config", "tests/harness/short.yaml")
@@ -199,9 +201,9 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("--variant", "aee"), "unknown variant 'aee'; did you mean aae?"),
+            (("--variant", "aee"), "unknown variant 'aee'; did you mean vae or aae?"),
             (("--dataset", "fashon_mnist"), "did you mean fashion_mnist?"),
-            (("--set", "options.n=3"), "unknown option of aae 'n'; valid: sigma"),
+            (("--set", "options.n=3"), "unknown option of aae 'n'; valid: kl_direction"),
             (("--set", "preset=dem"), "unknown preset 'dem'; did you mean demo?"),
             (("--image-size", "500"), "takes 8 to 128 px"),
             (("--batch-size", "1000"), "batch_size = 1000 is more than the 320 images"),
@@ -244,6 +246,13 @@ class TestBadInput:
         folder.config_file.write_text("{")
         assert run(tmp_path, *SHORT, "--epochs", "1") == 2
         assert "remove the folder to start this run anew" in capfd.readouterr().err
+        folder.config_file.write_text(json.dumps(config))
+        for name, content in (("status.json", "{}"), ("records.jsonl", 'x\n{"epoch": 1}\n')):
+            before = (folder.path / name).read_text()
+            (folder.path / name).write_text(content)
+            assert run(tmp_path, *SHORT, "--epochs", "1") == 2
+            assert name in capfd.readouterr().err
+            (folder.path / name).write_text(before)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -260,11 +269,38 @@ class TestBadInput:
         assert message in capfd.readouterr().err
 
 
+class TestOtherData:
+    def test_a_run_is_not_continued_on_other_data(self, tmp_path: Path, empty_cache: Path) -> None:
+        weights = SHIPPED / "domain-digits.safetensors"
+        arguments = ("--dataset", "my", "--epochs", "1", "--batch-size", "10", "--extractor", "domain")
+        arguments += ("--set", f"extractor_weights={weights}")
+        stage_dataset("my", 32, write_images(tmp_path / "a", n=20))
+        assert run(tmp_path / "runs", *arguments) == 0
+        stage_dataset("my", 32, write_images(tmp_path / "b", n=20))
+        assert run(tmp_path / "runs", *arguments) == 2, "not even if it is done"
+        stage_dataset("my", 32, tmp_path / "a")
+        assert run(tmp_path / "runs", *arguments) == 0
+
+    def test_a_weights_file_may_move(self, tmp_path: Path) -> None:
+        weights = tmp_path / "here.safetensors"
+        weights.write_bytes((SHIPPED / "domain-digits.safetensors").read_bytes())
+        for _ in range(2):
+            assert run(tmp_path, *SHORT, "--epochs", "1", "--set", f"extractor_weights={weights}") == 0
+            weights = weights.rename(tmp_path / "there.safetensors")
+        only_folder(tmp_path)
+
+    def test_lost_records_are_not_made_up(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        assert run(tmp_path, *SHORT, "--epochs", "1") == 0
+        folder = only_folder(tmp_path)
+        (folder.path / "records.jsonl").unlink()
+        folder.write_status("queued")
+        assert run(tmp_path, *SHORT, "--epochs", "1") == 2
+        assert "lacks epochs that were trained" in capfd.readouterr().err
+
+
 class TestImageFolders:
     def test_from_a_folder_of_photographs_at_64_px_to_scores(self, tmp_path: Path, empty_cache: Path) -> None:
         """Without labels the domain extractor takes a weights file, as its error says."""
-        from harness.evaluation.classifier import SHIPPED  # noqa: PLC0415
-
         folder = write_images(tmp_path / "faces", n=40)
         stage = ["stage", "--dataset", "faces", "--image-size", "64", "--from", str(folder)]
         assert call(lambda: app(stage, result_action="return_value")) == 0

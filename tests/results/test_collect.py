@@ -1,6 +1,7 @@
 """Every run folder ends up in a table: as rows, or as a problem with its reason."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ CONFIG = {
     "latent_dim": 10,
     "architecture": "mlp",
     "mixed_precision": "no",
+    "eval_every": 5,
     "sweep": "test",
 }
 
@@ -49,6 +51,7 @@ def evaluation(fid: float, sigma: float = 0.5, collapse: str = "none", protocol_
         "posterior/collapse": collapse,
         "posterior/sigma_mean_per_dim": [sigma / 2, sigma * 2],
         "posterior/kl": 1.0,
+        "posterior/reconstruction_l1": 0.25,
     }
 
 
@@ -62,7 +65,7 @@ def write_run(
 ) -> RunFolder:
     folder = RunFolder(root / name)
     folder.create(CONFIG | config)
-    folder.write_environment({"git_commit": "abc", "num_processes": 1})
+    folder.write_environment({"run_id": name, "git_commit": "abc", "num_processes": 1})
     for epoch in range(11):
         losses = {"loss/reconstruction": 1 / (epoch + 1), "time/images_per_second": 1000.0} if epoch else {}
         folder.append_record({"epoch": epoch, "images_seen": 100 * epoch, **losses, **evaluations.get(epoch, {})})
@@ -156,10 +159,15 @@ class TestProblems:
         [
             ("config.json", "{", "config.json"),
             ("config.json", None, "config.json"),
-            ("config.json", "{}", "missing 'options'"),
+            ("config.json", "{}", "missing 'sweep'"),
+            ("config.json", json.dumps(CONFIG | {"variant": ["x"]}), "variant"),
+            ("status.json", '{"state": "half"}', "status.json has the state 'half'"),
+            ("records.jsonl", "", "it is done and has no evaluation"),
+            ("records.jsonl", '[]\n{"epoch": 1}\n', "records.jsonl, line 1"),
+            ("records.jsonl", '{"epoch": 1, "images_seen": 1, "eval/fid": "x"}\n', "fid is 'x' in epoch 1"),
             ("status.json", "[]", "status.json holds no JSON object"),
             ("records.jsonl", 'x\n{"epoch": 1}\n', "records.jsonl, line 1"),
-            ("records.jsonl", '{"no": "epoch"}\n', "missing 'epoch'"),
+            ("records.jsonl", '{"no": "epoch"}\n{}\n', "it is no record with epoch and images_seen"),
             ("environment.json", "?", "environment.json"),
         ],
     )
@@ -181,6 +189,38 @@ class TestProblems:
         problems = self.problems(root)
         assert "another folder of this run was read" in problems["aae-0"][1]
         assert len(collect(root).runs) == 10
+
+    def test_a_copy_under_another_name_counts_not_at_all(self, root: Path) -> None:
+        shutil.copytree(root / "aae-0", root / "aae-0.bak")
+        assert "a copy of the run aae-0" in self.problems(root)["aae-0.bak"][1]
+        assert summarise(collect(root).runs)["n"].tolist() == [2, 2]
+
+
+def test_samplers_are_rows_of_their_own(tmp_path: Path) -> None:
+    other = {key.replace("eval/", "eval.gaussian/"): value for key, value in evaluation(3).items() if "eval/" in key}
+    other["eval.gaussian/sampler"] = "gaussian"
+    write_run(tmp_path, "both", {10: evaluation(5) | other})
+    collection = collect(tmp_path)
+    assert dict(zip(collection.runs["sampler"], collection.runs["fid"], strict=True)) == {"prior": 5, "gaussian": 3}
+    assert set(collection.runs["sigma_mean"]) == {0.5}
+    assert len(summarise(collection.runs)) == 2
+    assert len(build_collapse_table(collection)) == 1
+
+
+def test_a_variant_without_posterior_is_in_the_tables_all_the_same(tmp_path: Path) -> None:
+    scores = {key: value for key, value in evaluation(5).items() if key.startswith("eval/")}
+    write_run(tmp_path, "gan", {10: scores | {"posterior/collapse": "no posterior"}}, variant="gan", options={})
+    collection = collect(tmp_path)
+    assert collection.problems.empty
+    assert collection.runs["collapse"].tolist() == ["no posterior"]
+    assert summarise(collection.runs)["fid_mean"].tolist() == [5]
+    assert build_collapse_table(collection).empty
+
+
+def test_the_same_seed_with_other_evaluations_is_another_cell(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", {10: evaluation(5)})
+    write_run(tmp_path, "b", {10: evaluation(9)}, eval_every=2)
+    assert summarise(collect(tmp_path).runs)["n"].tolist() == [1, 1]
 
 
 class TestCommand:

@@ -159,7 +159,7 @@ class TestKLDLoss:
         variant = build_seeded(KLDLoss, weight=0.7, direction=direction)
         plain = copy.deepcopy(variant)
         assert isinstance(plain, KLDLoss)
-        plain.weight = 0.0
+        plain.kld_weight = 0.0
         for one in (variant, plain):
             one.noise = RecordedNoise(1)
         mu, sigma = variant.encoder(x)

@@ -1,0 +1,22 @@
+"""beta-VAE (Higgins et al. 2017; paper, section 4.2)."""
+
+from dataclasses import dataclass
+
+from variants.base import require_not_negative
+from variants.vae import VAE
+
+
+class BetaVAE(VAE):
+    """The VAE with another weight of the KL term; beta = 1 is the VAE."""
+
+    @dataclass(frozen=True)
+    class Options(VAE.Options):
+        beta: float = 4.0
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            require_not_negative(beta=self.beta)
+
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
+        super().__init__(image_shape, latent_dim, options)
+        self.beta = options.beta

@@ -1,0 +1,39 @@
+"""Remedies for variance collapse (paper, sections 6.3 and 9): terms on the posterior, for any AAE variant.
+
+They join the phase that updates the encoder, and cost one pass over (B, Z) numbers. Two further remedies are ways to
+parametrise sigma, in networks.Encoder: `sigma=exp`, and `sigma_floor`, which rules the collapse out by construction.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from variants.losses import KLDirection, gaussian_kl
+
+
+@dataclass(frozen=True)
+class Remedies:
+    """The terms and their weights; a weight of 0 leaves the term out.
+
+    sigma_penalty * sum over Z of (E[sigma^2] + Var(mu) - 1)^2 asks the aggregated posterior for the prior's variance,
+    but leaves open how much of it is noise. kl_weight * KL, in `kl_direction`, in nats, asks each posterior to be the
+    prior, at the price of what codes say about images.
+    """
+
+    sigma_penalty: float
+    kl_weight: float
+    kl_direction: KLDirection
+
+    @property
+    def active(self) -> bool:
+        return self.sigma_penalty > 0 or self.kl_weight > 0
+
+    def __call__(self, mu: Tensor, sigma: Tensor) -> Tensor:
+        """The sum of the active terms for a batch's mu and sigma, (B, Z) each."""
+        loss = mu.new_zeros(())
+        if self.sigma_penalty > 0:
+            variance = sigma.float().square().mean(dim=0) + mu.float().var(dim=0, correction=0)
+            loss = loss + self.sigma_penalty * (variance - 1).square().sum()
+        if self.kl_weight > 0:
+            loss = loss + self.kl_weight * gaussian_kl(mu, sigma, self.kl_direction)
+        return loss

@@ -1,0 +1,32 @@
+"""WAE-MMD (Tolstikhin et al. 2018): an AAE whose adversary is a kernel instead of a discriminator."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.functional import l1_loss
+
+from variants.base import AutoEncoder, Phase, require_not_negative
+from variants.losses import mmd
+
+
+class WAEMMD(AutoEncoder):
+    """E |G(E(x)) - x| + weight * MMD^2(aggregated posterior, prior), the AAE's reconstruction error beside it."""
+
+    @dataclass(frozen=True)
+    class Options(AutoEncoder.Options):
+        weight: float = 10.0
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            require_not_negative(weight=self.weight)
+
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
+        super().__init__(image_shape, latent_dim, options)
+        self.weight = options.weight
+
+    def phases(self) -> dict[str, Phase]:
+        return {"wasserstein": Phase(self.wasserstein_loss, updates=(self.encoder, self.decoder))}
+
+    def wasserstein_loss(self, x: Tensor) -> Tensor:
+        z = self.encode(x)
+        return l1_loss(self.decode(z).float(), x) + self.weight * mmd(z, self.sample_prior(len(x)))
