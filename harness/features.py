@@ -25,9 +25,12 @@ def load_feature_network(config: RunConfig, device: torch.device) -> Callable[[T
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch.jit")
-            network = torch.jit.load(weights, map_location=device).eval().requires_grad_(False)
+            network = torch.jit.load(weights, map_location=device).eval()
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{weights} is no TorchScript file: {str(error).splitlines()[0]}") from error
+
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
 
     def activations(x: Tensor) -> Sequence[Tensor]:
         output = network(x)

@@ -13,7 +13,7 @@ from results.collapse import build_collapse_table
 from results.collect import Collection, collect
 from results.summary import summarise
 
-SHOWN = {"fid": 2, "inception_score": 3, "sigma_mean": 3, "noise_share": 3, "reconstruction_l1": 3}
+SHOWN = {"fid": 2, "inception_score": 2, "sigma_mean": 3, "noise_share": 3, "reconstruction_l1": 3}
 
 
 def collect_command(runs: Path, /, *, out: Path) -> None:
@@ -68,18 +68,18 @@ def write_tables(collection: Collection, out: Path) -> pd.DataFrame:
 def print_summary(summary: pd.DataFrame) -> None:
     """The summary for a person, mean ± std over seeds, on standard output; a table per data set and protocol."""
     setting = ["dataset", "image_size", "epochs", "protocol_id", "extractor"]
-    for (dataset, size, epochs, protocol_id, extractor), rows in summary.groupby(setting, sort=False):
+    for (dataset, size, epochs, protocol_id, extractor), cells in summary.groupby(setting, sort=False):
         title = f"{dataset} at {size} px, {epochs} epochs; protocol {protocol_id}, extractor {extractor}"
         table = Table(title=title, title_justify="left")
-        rows = rows.assign(options=_distinguishing_options(rows))
+        rows = cells.assign(options=_distinguishing_options(cells))
         named = ["variant", "options"] if rows["options"].any() else ["variant"]
         named += ["sampler"] if rows["sampler"].nunique() > 1 else []
         for name in (*named, "n", *SHOWN, "collapse"):
             table.add_column(name, justify="left" if name in (*named, "collapse") else "right", no_wrap=True)
         for _, row in rows.iterrows():
-            cells = [_mean_and_std(row, name, digits) for name, digits in SHOWN.items()]
-            table.add_row(*(row[name] for name in named), str(row["n"]), *cells, row["collapse"])
-        Console(width=max(140, Console().width), highlight=False).print(table)
+            measures = [_mean_and_std(row, name, digits) for name, digits in SHOWN.items()]
+            table.add_row(*(row[name] for name in named), str(row["n"]), *measures, row["collapse"])
+        Console(width=max(160, Console().width), highlight=False).print(table)
 
 
 def _distinguishing_options(rows: pd.DataFrame) -> list[str]:

@@ -15,9 +15,10 @@ from variants.losses import KLDirection, gaussian_kl
 class Remedies:
     """The terms and their weights; a weight of 0 leaves the term out.
 
-    sigma_penalty * sum over Z of (E[sigma^2] + Var(mu) - 1)^2 asks the aggregated posterior for the prior's variance,
-    but leaves open how much of it is noise. kl_weight * KL, in `kl_direction`, in nats, asks each posterior to be the
-    prior, at the price of what codes say about images.
+    sigma_penalty * sum over Z of (E[sigma^2] + Var(mu) - 1)^2 asks sigma for what mu leaves of the prior's variance.
+    Its gradient reaches sigma alone: through mu as well it would be met by spreading mu, and sigma collapse sooner.
+    kl_weight * KL, in `kl_direction`, in nats, asks each posterior to be the prior, at the price of what codes say
+    about images; it wants sigma=exp, as the signed head's gradient spikes (see kld_loss).
     """
 
     sigma_penalty: float
@@ -32,7 +33,7 @@ class Remedies:
         """The sum of the active terms for a batch's mu and sigma, (B, Z) each."""
         loss = mu.new_zeros(())
         if self.sigma_penalty > 0:
-            variance = sigma.float().square().mean(dim=0) + mu.float().var(dim=0, correction=0)
+            variance = sigma.float().square().mean(dim=0) + mu.detach().float().var(dim=0, correction=0)
             loss = loss + self.sigma_penalty * (variance - 1).square().sum()
         if self.kl_weight > 0:
             loss = loss + self.kl_weight * gaussian_kl(mu, sigma, self.kl_direction)

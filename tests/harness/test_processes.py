@@ -20,17 +20,17 @@ ACCELERATE = (
 ARGUMENTS = (*SHORT, "--variant", "equal_linear", "--epochs", "2")  # no BatchNorm in E and G
 
 
-def launch(out: Path, num_processes: int, *arguments: str) -> Any:
+def launch(out: Path | None, num_processes: int, *arguments: str, cwd: Path = ROOT) -> Any:
     """As a user would, on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu ..."""
     port = str(29500 + os.getpid() % 1000)
     launcher = [*ACCELERATE, "--num_processes", str(num_processes), "--main_process_port", port]
     command = [*(launcher if num_processes > 1 else [sys.executable]), *arguments]
     return subprocess.Popen(
-        [*command, "--out", str(out)],
+        [*command, *(() if out is None else ("--out", str(out)))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )
 
