@@ -36,7 +36,8 @@ def run(
     Parameters
     ----------
     variant
-        aae, latent_mapping, n_iter, kld_loss, feature or equal_linear. [default: aae]
+        aae, latent_mapping, n_iter, kld_loss, feature, equal_linear, combined, vae, beta_vae, gan, vae_gan, dfc_vae,
+        wae_mmd, or your own as package.module:Class. [default: aae]
     dataset
         digits (embedded), mnist, emnist, fashion_mnist, cifar10, ffhq, celeba, or a staged name. [default: digits]
     image_size
@@ -56,7 +57,7 @@ def run(
     extractor
         inception (staged weights) or domain (a classifier of the data's own labels). [default: inception]
     preset
-        Named settings to start from: paper, demo.
+        Named settings to start from: paper, demo, kld_feature, all_four.
     config
         A YAML or JSON file of fields.
     set_

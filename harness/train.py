@@ -149,6 +149,7 @@ class Run:
             environment = describe_environment(self.engine, self.data)
             launches = [*self.folder.read_environment().get("launches", []), {**environment, "epoch": progress.epoch}]
             self.folder.write_environment({"run_id": self.config.run_id, **environment, "launches": launches})
+        self.engine.accelerator.wait_for_everyone()  # what follows reads what the main process has just cut back
         self.write_status("running", progress)
         try:
             with self.signals_noted(), TrainingProgress(self.config, len(self.data), self.engine) as display:

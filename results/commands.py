@@ -1,6 +1,5 @@
 """The commands over many runs' results: `aaebench collect`."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +10,7 @@ from harness.errors import InputError
 from harness.terminal import console
 from results.collapse import build_collapse_table
 from results.collect import Collection, collect
-from results.summary import summarise
+from results.summary import distinguishing_options, summarise
 
 SHOWN = {"fid": 2, "inception_score": 2, "sigma_mean": 3, "noise_share": 3, "reconstruction_l1": 3}
 
@@ -71,7 +70,7 @@ def print_summary(summary: pd.DataFrame) -> None:
     for (dataset, size, epochs, protocol_id, extractor), cells in summary.groupby(setting, sort=False):
         title = f"{dataset} at {size} px, {epochs} epochs; protocol {protocol_id}, extractor {extractor}"
         table = Table(title=title, title_justify="left")
-        rows = cells.assign(options=_distinguishing_options(cells))
+        rows = cells.assign(options=distinguishing_options(cells))
         named = ["variant", "options"] if rows["options"].any() else ["variant"]
         named += ["sampler"] if rows["sampler"].nunique() > 1 else []
         for name in (*named, "n", *SHOWN, "collapse"):
@@ -80,17 +79,6 @@ def print_summary(summary: pd.DataFrame) -> None:
             measures = [_mean_and_std(row, name, digits) for name, digits in SHOWN.items()]
             table.add_row(*(row[name] for name in named), str(row["n"]), *measures, row["collapse"])
         Console(width=max(160, Console().width), highlight=False).print(table)
-
-
-def _distinguishing_options(rows: pd.DataFrame) -> list[str]:
-    """For each row, those of its options in which rows of its variant differ."""
-    options = [json.loads(text) for text in rows["options"]]
-    labels = []
-    for variant, own in zip(rows["variant"], options, strict=True):
-        others = [other for name, other in zip(rows["variant"], options, strict=True) if name == variant]
-        differing = [key for key in own if any(other.get(key) != own[key] for other in others)]
-        labels.append(" ".join(f"{key}={own[key]}" for key in differing))
-    return labels
 
 
 def _mean_and_std(row: pd.Series, name: str, digits: int) -> str:

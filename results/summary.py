@@ -1,5 +1,7 @@
 """Seeds aggregated: the last evaluation of each finished run, averaged over the seeds of its cell."""
 
+import json
+
 import pandas as pd
 
 from results.collect import POSTERIOR, SCORES
@@ -46,3 +48,23 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _count(verdicts: pd.Series) -> str:
     return ", ".join(f"{verdict} {n}" for verdict, n in verdicts.value_counts().items())
+
+
+def distinguishing_options(rows: pd.DataFrame) -> list[str]:
+    """For each row, what tells its options from those of other rows of its variant, as in "depth=4 n=1".
+
+    A value that most of the variant's option sets share goes without saying.
+    """
+    sets = rows[["variant", "options"]].drop_duplicates()
+    values: dict[tuple[str, str], list[str]] = {}
+    for variant, text in zip(sets["variant"], sets["options"], strict=True):
+        for key, value in json.loads(text).items():
+            values.setdefault((variant, key), []).append(str(value))
+
+    def is_telling(variant: str, key: str, value: object) -> bool:
+        return values[variant, key].count(str(value)) * 2 <= len(values[variant, key])
+
+    return [
+        " ".join(f"{key}={value}" for key, value in json.loads(text).items() if is_telling(variant, key, value))
+        for variant, text in zip(rows["variant"], rows["options"], strict=True)
+    ]

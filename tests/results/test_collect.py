@@ -282,6 +282,14 @@ def test_figures_show_every_variant_and_every_seed(root: Path) -> None:
     assert labels == ["aae\nseed 0", "n_iter\nseed 0"]
 
 
+def test_figures_keep_options_apart(root: Path) -> None:
+    write_run(root, "exp", {0: evaluation(3), 10: evaluation(3)}, options={"sigma": "exp"})
+    legend = draw_sigma(collect(root)).axes[0].get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["aae\nsigma=linear (n = 2)", "aae\nsigma=exp (n = 1)", "n_iter (n = 2)"]
+
+
 def test_the_published_numbers_are_shipped() -> None:
     published: Any = pd.read_csv(Path(__file__).parent.parent.parent / "results" / "published" / "tables.csv")
     assert len(published) == 36
