@@ -1,5 +1,6 @@
 """What a variant is: its networks plus an ordered table of phases."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ class Phase:
     repeats: int = 1
 
 
-class Variant(nn.Module):
+class Variant(nn.Module, ABC):
     """A generative model over images (C, S, S) with codes (Z,), trained phase by phase.
 
     `Options` is a frozen dataclass of the variant's own parameters; its `__post_init__` raises ValueError for a value
@@ -41,13 +42,13 @@ class Variant(nn.Module):
         # The trainer replaces it by draws that depend on the image's place in the global batch alone.
         self.noise: Callable[[int, int], Tensor] = torch.randn
 
+    @abstractmethod
     def phases(self) -> dict[str, Phase]:
         """The phases of one training step, in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """Codes (B, Z) to images (B, C, S, S) in [-1, 1]; on the sampling path z is drawn from the prior."""
-        raise NotImplementedError
 
     def forward(self, phase: str, x: Tensor) -> Tensor:
         """The loss of one phase on images (B, C, S, S): a float32 scalar."""

@@ -1,0 +1,63 @@
+"""Who may train in a run folder: the run that it belongs to, on the data it was begun with, one launch at a time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
+
+from harness.config import NOT_IN_RUN_ID, RunConfig
+from harness.errors import InputError
+from harness.record import RunFolder
+from harness.staging import read_data_checksum
+
+
+def check_folder(folder: RunFolder, config: RunConfig) -> None:
+    """Raises: InputError if the folder is damaged, is another run's, or was trained on other data."""
+    if not folder.config_file.exists():
+        return
+    try:
+        folder.read_status()
+        folder.read_records()
+        stored, environment = folder.read_config(), folder.read_environment()
+    except ValueError as error:
+        raise InputError(f"{folder.path} is damaged ({error}); remove the folder to start this run anew") from error
+    wanted = config.model_dump(mode="json", exclude=NOT_IN_RUN_ID)
+    differing = sorted(key for key in {*wanted, *stored} - NOT_IN_RUN_ID if stored.get(key) != wanted.get(key))
+    if differing:
+        raise InputError(
+            f"{folder.config_file} describes another run ({', '.join(differing)}); "
+            "was it edited, or its folder renamed?"
+        )
+    data_sha256 = read_data_checksum(config.dataset, config.image_size)
+    if data_sha256 is not None and environment.get("data_sha256", data_sha256) != data_sha256:
+        raise InputError(
+            f"{folder.path} was trained on other data than {config.dataset} is now; "
+            "stage what it was trained on, or remove the folder to start this run anew"
+        )
+
+
+def create_folder(folder: RunFolder, config: RunConfig) -> None:
+    try:
+        folder.create(config.model_dump(mode="json"))
+    except OSError as error:
+        raise InputError(f"cannot write the run folder {folder.path}: {error}; choose another with --out") from error
+
+
+@contextmanager
+def owned(folder: RunFolder, is_main_process: bool) -> Iterator[None]:
+    """Hold the run folder: one launch at a time trains in it.
+
+    Raises: InputError if another process is training it.
+    """
+    lock = FileLock(folder.path / ".lock")
+    if is_main_process:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(f"{folder.path} is being trained by another process") from error
+        except OSError as error:
+            raise InputError(f"cannot write the run folder {folder.path}: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
