@@ -7,7 +7,6 @@ prior and aggregated posterior is at fault; if not, the decoder is.
 from dataclasses import dataclass
 
 import torch
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from harness.config import Sampler
@@ -51,6 +50,8 @@ def fit_codes(sampler: Sampler, mu: Tensor, sigma: Tensor, seed: int) -> CodeDis
         covariances, means, weights = torch.cov(z.T).reshape(1, *z.T.shape[:1] * 2), z.mean(dim=0)[None], torch.ones(1)
     else:
         chosen = z[torch.randperm(len(z), generator=generator)[:MAX_CODES]]
+        from sklearn.mixture import GaussianMixture  # noqa: PLC0415 (slow to import)
+
         components = min(COMPONENTS, len(chosen))
         mixture = GaussianMixture(components, random_state=seed % 2**32).fit(chosen.numpy())
         covariances, means, weights = (
