@@ -51,6 +51,14 @@ def test_two_processes_train_every_variant_alike(tmp_path: Path) -> None:
     assert stdout.split() == [word for name in VARIANTS for word in (name, "2")]
 
 
+def test_a_gan_is_recorded_as_having_no_posterior(tmp_path: Path) -> None:
+    assert run(tmp_path, "--preset", "demo", "--variant", "gan", "--epochs", "1", "--set", "max_images=256") == 0
+    last = only_folder(tmp_path).read_records()[-1]
+    assert last["posterior/collapse"] == "no posterior"
+    assert [key for key in last if key.startswith("posterior/")] == ["posterior/collapse"]
+    assert last["loss/generator"] > 0
+
+
 class TestAUsersOwnVariant:
     @pytest.fixture
     def project(self, tmp_path: Path) -> Path:

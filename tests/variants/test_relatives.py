@@ -218,6 +218,27 @@ class TestCombined:
         assert with_terms[2] > without[2]
 
 
+def train_noise_shares(options: dict[str, Any]) -> tuple[float, float]:
+    """The noise share of the AAE with these options, before and after a short training on the digits."""
+    fields = {"preset": "demo", "batch_size": 64, "epochs": 4, "max_images": 1024, "options": options}
+    config = build_config(fields)
+    engine, data, evaluator = prepare(config)
+    shares: list[Any] = []
+    for epoch in range(config.epochs + 1):
+        if epoch in (0, config.epochs):
+            posterior = compute_posterior(engine, data, evaluator.protocol)
+            assert posterior is not None
+            shares.append(compute_diagnostics(posterior.mu, posterior.sigma)["posterior/noise_share"])
+        for step, indices in enumerate(data.epoch(0, epoch, config.batch_size, 0, 1)):
+            engine.step(data.batch(indices, engine.device), 16 * epoch + step)
+    return shares[0], shares[1]
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[float, float]:
+    return train_noise_shares({})
+
+
 class TestRemedies:
     def test_penalty_is_the_distance_from_the_priors_variance_and_moves_sigma_alone(self) -> None:
         mu = torch.randn(200, Z).requires_grad_()
@@ -242,25 +263,6 @@ class TestRemedies:
         first, second = train_steps(remedied, x), train_steps(build_seeded("kld_loss", direction=direction), x)
         assert all(torch.equal(first[key], second[key]) for key in first)
 
-    @pytest.fixture(scope="class")
-    def plain(self) -> tuple[float, float]:
-        return self.train({})
-
-    def train(self, options: dict[str, Any]) -> tuple[float, float]:
-        """Noise share before and after a short training on the digits."""
-        fields = {"preset": "demo", "batch_size": 64, "epochs": 4, "max_images": 1024, "options": options}
-        config = build_config(fields)
-        engine, data, evaluator = prepare(config)
-        shares = []
-        for epoch in range(config.epochs + 1):
-            if epoch in (0, config.epochs):
-                posterior = compute_posterior(engine, data, evaluator.protocol)
-                assert posterior is not None
-                shares.append(compute_diagnostics(posterior.mu, posterior.sigma)["posterior/noise_share"])
-            for step, indices in enumerate(data.epoch(0, epoch, config.batch_size, 0, 1)):
-                engine.step(data.batch(indices, engine.device), 16 * epoch + step)
-        return shares[0], shares[1]  # pyright: ignore[reportReturnType]
-
     @pytest.mark.parametrize(
         "options",
         [
@@ -273,7 +275,7 @@ class TestRemedies:
     )
     def test_each_keeps_noise_where_the_plain_aae_loses_it(self, plain: tuple[float, float], options: Any) -> None:
         assert plain[1] < 0.5 * plain[0], "the plain AAE's noise share falls"
-        assert self.train(options)[1] > 1.3 * plain[1]
+        assert train_noise_shares(options)[1] > 1.3 * plain[1]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
