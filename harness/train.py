@@ -119,17 +119,26 @@ class Run:
             self.record({"epoch": 0, "images_seen": 0, **self.evaluate(0)})
         while progress.epoch < self.config.epochs:
             record = self.train_epoch(progress, display)
-            last = progress.epoch == self.config.epochs
-            if last or progress.epoch % self.config.eval_every == 0:
-                record |= self.evaluate(progress.epoch)
+            epoch = record["epoch"]
+            last = epoch == self.config.epochs
+            if last or epoch % self.config.eval_every == 0:
+                try:
+                    record |= self.evaluate(epoch)
+                except Interrupted:
+                    self.save(progress)  # the epoch as trained and not yet recorded
+                    raise
             self.record(record)
+            progress.epoch, progress.step, progress.loss_sums = epoch, 0, {}
             display.show_epoch(record)
-            if last or progress.epoch % self.config.checkpoint_every == 0:
+            if last or epoch % self.config.checkpoint_every == 0:
                 self.save(progress)
             self.write_status("running", progress)
 
     def train_epoch(self, progress: Progress, display: TrainingProgress) -> Record:
-        """One epoch, or what is left of it. Returns: its record with the mean of each loss over its steps."""
+        """One epoch, or what is left of it; `progress` then stands at its last step.
+
+        Returns: the epoch's record with the mean of each loss over its steps.
+        """
         config, engine = self.config, self.engine
         sums = {
             name: torch.tensor(progress.loss_sums.get(name, 0.0), dtype=torch.float64, device=engine.device)
@@ -152,14 +161,14 @@ class Run:
                 progress.loss_sums = self.finite_sums(sums, progress)
                 self.save(progress)
                 raise Interrupted(self.signal or signal.SIGTERM)
-        loss_sums = self.finite_sums(sums, progress)
+        progress.loss_sums = self.finite_sums(sums, progress)
         seconds = time.perf_counter() - started
+        epoch = progress.epoch + 1
         trained = (progress.step - steps_before) * config.batch_size
-        progress.epoch, progress.step, progress.loss_sums = progress.epoch + 1, 0, {}
         return {
-            "epoch": progress.epoch,
-            "images_seen": progress.epoch * self.steps_per_epoch * config.batch_size,
-            **{f"loss/{name}": total / self.steps_per_epoch for name, total in loss_sums.items()},
+            "epoch": epoch,
+            "images_seen": epoch * self.steps_per_epoch * config.batch_size,
+            **{f"loss/{name}": total / self.steps_per_epoch for name, total in progress.loss_sums.items()},
             "time/images_per_second": trained / seconds,
             "time/epoch_seconds": seconds,
         }
@@ -174,12 +183,17 @@ class Run:
                 raise DivergedError(f"loss/{name} is {value} in epoch {progress.epoch + 1}; try a lower learning_rate")
         return values
 
+    def raise_if_stopped(self) -> None:
+        """Between batches of an evaluation. Several processes have no common place to stop there, and finish it."""
+        if self.signal is not None and self.engine.num_processes == 1:
+            raise Interrupted(self.signal)
+
     def evaluate(self, epoch: int) -> Record:
         started = time.perf_counter()
         engine = self.engine
         engine.synchronise_buffers()
         posterior = compute_posterior(engine, self.data, self.evaluator.protocol)
-        values: Record = self.evaluator.evaluate("prior", build_prior(self.config.latent_dim))
+        values: Record = self.evaluator.evaluate("prior", build_prior(self.config.latent_dim), self.raise_if_stopped)
         if posterior is None:
             values["posterior/collapse"] = "no posterior"
         else:
@@ -187,7 +201,7 @@ class Run:
             values["posterior/reconstruction_l1"] = posterior.reconstruction_l1.mean().item()
             for sampler in self.config.samplers[1:]:
                 codes = fit_codes(sampler, posterior.mu, posterior.sigma, self.config.seed)
-                values |= self.evaluator.evaluate(sampler, codes)
+                values |= self.evaluator.evaluate(sampler, codes, self.raise_if_stopped)
         if engine.is_main_process:
             path = self.folder.samples / f"epoch-{epoch:06d}.png"
             save_samples(path, engine.variant, self.evaluator.protocol.normalisation, self.config.seed)

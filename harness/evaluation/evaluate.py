@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -57,9 +58,12 @@ class Evaluator:
         mean, covariance = (tensor.cpu() for tensor in sums.moments())
         return {"mean": mean, "covariance": covariance, "square_root": matrix_square_root(covariance)}, {}
 
-    def evaluate(self, sampler: Sampler, codes: CodeDistribution) -> dict[str, object]:
+    def evaluate(
+        self, sampler: Sampler, codes: CodeDistribution, after_batch: Callable[[], None] = lambda: None
+    ) -> dict[str, object]:
         """FID and Inception Score of decoded codes, with the protocol that they belong to.
 
+        `after_batch` is called after each batch of images, which can take seconds: it may raise to end the evaluation.
         Returns: `eval/<name>` values for the prior's codes, `eval.<sampler>/<name>` for others.
         Raises: DivergedError if a score is not finite.
         """
@@ -68,6 +72,7 @@ class Evaluator:
         with evaluation_mode(self.engine.variant, self.protocol.normalisation):
             for number in range(self.engine.rank, len(batches), self.engine.num_processes):
                 self._add(sums, self._generate(codes, number, batches[number]))
+                after_batch()
         sums = FeatureSums(*(self.engine.sum(tensor) for tensor in sums.tensors()))
         mean, covariance = (tensor.cpu() for tensor in sums.moments())
         reference = (self.reference[name] for name in ("mean", "covariance", "square_root"))

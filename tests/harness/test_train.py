@@ -151,6 +151,21 @@ class TestFaults:
         assert run(tmp_path, *arguments) == 0
         assert_same_run(folder, uninterrupted)
 
+    def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(self, tmp_path: Path) -> None:
+        arguments = (*SHORT, "--epochs", "1", "--set", "n_fake=40000")
+        process = start(tmp_path / "stopped", *arguments)
+        wait_for_epoch(tmp_path / "stopped", 0)
+        folder = only_folder(tmp_path / "stopped")
+        time.sleep(1.5)  # an epoch of 20 steps is over by now, an evaluation of 40,000 images is not
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+        assert folder.read_status()["state"] == "queued"
+        assert [record["epoch"] for record in folder.read_records()] == [0]
+        assert [path.name for path in folder.checkpoints.glob("epoch-*")] == ["epoch-000000-step-000020"]
+        for out in ("stopped", "whole"):
+            assert run(tmp_path / out, *arguments) == 0
+        assert_same_run(folder, only_folder(tmp_path / "whole"))
+
     def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         self, tmp_path: Path, uninterrupted: RunFolder, caplog: pytest.LogCaptureFixture
     ) -> None:
