@@ -42,16 +42,16 @@ def fit_codes(sampler: Sampler, mu: Tensor, sigma: Tensor, seed: int) -> CodeDis
     `gaussian` has their mean and covariance; `gmm` is a mixture of 10 Gaussians by expectation maximisation
     (scikit-learn) on 10,000 of them.
     """
-    generator = build_generator(seed, "codes")
-    z = mu + sigma * torch.randn(mu.shape, dtype=mu.dtype, generator=generator)
     if sampler == "prior":
         return build_prior(mu.shape[1])
+    generator = build_generator(seed, "codes")
+    z = mu + sigma * torch.randn(mu.shape, dtype=mu.dtype, generator=generator)
     if sampler == "gaussian":
         covariances, means, weights = torch.cov(z.T).reshape(1, *z.T.shape[:1] * 2), z.mean(dim=0)[None], torch.ones(1)
     else:
-        chosen = z[torch.randperm(len(z), generator=generator)[:MAX_CODES]]
         from sklearn.mixture import GaussianMixture  # noqa: PLC0415 (slow to import)
 
+        chosen = z[torch.randperm(len(z), generator=generator)[:MAX_CODES]]
         components = min(COMPONENTS, len(chosen))
         mixture = GaussianMixture(components, random_state=seed % 2**32).fit(chosen.numpy())
         covariances, means, weights = (

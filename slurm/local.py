@@ -13,7 +13,8 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness.config import RunConfig
-from harness.errors import InputError, Interrupted, RunsFailedError
+from harness.errors import Interrupted, RunsFailedError
+from harness.guard import check_folder, create_folder
 from harness.record import RunFolder
 from harness.terminal import console
 
@@ -37,11 +38,8 @@ def run_locally(configs: Sequence[RunConfig], out: Path, at_once: int) -> list[O
     waiting, running, outcomes = [], [], []
     for config in configs:
         folder = RunFolder(out / config.run_id)
-        try:
-            status = folder.read_status()
-        except ValueError as error:
-            raise InputError(f"{folder.path} is damaged ({error}); remove the folder to start this run anew") from error
-        if status["state"] == "done":
+        check_folder(folder, config)
+        if folder.read_status()["state"] == "done":
             outcomes.append(Outcome(folder, 0, ""))
         else:
             waiting.append(config)
@@ -90,10 +88,7 @@ def require_all_done(outcomes: Sequence[Outcome]) -> None:
 
 def _start(config: RunConfig, out: Path, environment: dict[str, str]) -> tuple[RunFolder, subprocess.Popen[bytes]]:
     folder = RunFolder(out / config.run_id)
-    try:
-        folder.create(config.model_dump(mode="json"))
-    except OSError as error:
-        raise InputError(f"cannot write the run folder {folder.path}: {error}; choose another with --out") from error
+    create_folder(folder, config)
     command = [sys.executable, "-m", "harness.train", "--config", str(folder.config_file), "--out", str(out)]
     with (folder.path / "log.txt").open("ab") as log:
         process = subprocess.Popen(

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.config import RunConfig, build_config, load_config_file
-from harness.record import find_run_folders
+from harness.errors import InputError
+from harness.record import RunFolder, find_run_folders
 from slurm.local import run_locally
 from tests.harness.test_train import ROOT
 
@@ -58,3 +59,13 @@ def test_a_signal_saves_every_run(tmp_path: Path, number: signal.Signals) -> Non
     folders = list(find_run_folders(tmp_path))
     assert [folder.read_status()["state"] for folder in folders] == ["queued", "queued"]
     assert all(list(folder.checkpoints.glob("epoch-*")) for folder in folders)
+
+
+def test_a_damaged_run_folder_is_named_before_anything_runs(tmp_path: Path) -> None:
+    (config,) = configs({"seed": 0})
+    folder = RunFolder(tmp_path / config.run_id)
+    folder.create(config.model_dump(mode="json"))
+    (folder.path / "status.json").write_text("{}")
+    with pytest.raises(InputError, match=r"is damaged \(status\.json has the state None\)"):
+        run_locally([config], tmp_path, at_once=1)
+    assert not (folder.path / "log.txt").exists()
