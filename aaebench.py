@@ -13,6 +13,11 @@ app = App(
 )
 app.command("harness.commands:run", name="run", help="Train, evaluate and record one run.")
 app.command("harness.commands:stage", name="stage", help="Bring data sets and weights to the cache.")
+app.command(
+    "harness.commands:score",
+    name="score",
+    help="Score any images against any others, as JSON. Several GPUs: accelerate launch -m aaebench score ...",
+)
 app.command("results.commands:collect_command", name="collect", help="Collect run folders into CSVs.")
 
 sweep = App(name="sweep", help="Many runs from one YAML file.")

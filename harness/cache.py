@@ -1,7 +1,11 @@
 """What is computed once per machine: prepared data, weights, reference statistics.
 
 An entry is one safetensors file whose metadata carries the SHA-256 of its tensors. It is written to a temporary file
-and renamed under a lock, so that processes that want the same entry at once compute it once and never read half of it.
+and renamed, so nobody reads half of it, and made under a lock, so that jobs that want it at once compute it once.
+
+The lock is a lease, which works on any file system, shared by any nodes: a file that its holder touches every ten
+seconds. A waiting process takes it over when it has seen no touch for thirty seconds of its own clock, and at once
+where the holder ran on the same machine and is gone. Should two ever hold it, both write the same content.
 """
 
 import hashlib
@@ -12,16 +16,23 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
-from filelock import FileLock
+from filelock import SoftFileLease, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.errors import InputError
 
+if TYPE_CHECKING:
+    from harness.processes import Processes  # imports accelerate, which those who read configurations need not wait for
+
 logger = logging.getLogger(__name__)
+LEASE_SECONDS = 30
+POLL_SECONDS = 5
+T = TypeVar("T")
 Entry = tuple[dict[str, Tensor], dict[str, str]]
 
 
@@ -39,6 +50,12 @@ def compute_sha256(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_entry(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -86,35 +103,90 @@ def _read_entry(path: Path) -> Entry:
     return tensors, metadata
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of one entry: an flock, which the system releases when its process dies.
-
-    Raises: InputError if the folder cannot be written to.
-    """
+def build_lease(path: Path) -> SoftFileLease:
+    """The lock of one entry. Raises: InputError if its folder cannot be made."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"))
-        lock.acquire()
     except OSError as error:
-        raise InputError(f"cannot write to {path.parent}: {error}; set AAEBENCH_CACHE to a folder that can") from error
+        raise _unwritable(path, error) from error
+    return SoftFileLease(path.with_name(f".{path.name}.lease"), lease_duration=LEASE_SECONDS)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of one entry. Raises: InputError if the folder cannot be written to."""
+    lease = build_lease(path)
+    try:
+        lease.acquire()
+    except OSError as error:
+        raise _unwritable(path, error) from error
     try:
         yield
     finally:
-        lock.release()
+        lease.release()
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot write to {path.parent}: {error}; set AAEBENCH_CACHE to a folder that can")
 
 
 def cached(path: Path, compute: Callable[[], Entry]) -> Entry:
     """The entry at `path`, computed and stored first if it is missing or damaged.
 
+    What cannot be stored, as on a full disk, is used all the same, with a warning.
     Raises: InputError if the folder cannot be written to; whatever `compute` raises, with nothing written.
     """
     with suppress(OSError, ValueError, SafetensorError):
         return _read_entry(path)
     with locked(path):
-        if (entry := load_entry(path)) is None:
-            save_entry(path, *compute())
-            entry = load_entry(path)
-    if entry is None:
-        raise InputError(f"{path} was written and reads back damaged; check the disk")
-    return entry
+        return load_entry(path) or store(path, compute())
+
+
+def cached_together(
+    path: Path, processes: "Processes", gather: Callable[[], T], finish: Callable[[T], Entry]
+) -> Entry | None:
+    """`cached` for an entry that all processes gather together and the main one finishes.
+
+    While another job is at it, the processes look again every few seconds, so that no collective times out.
+    Returns: the entry on the main process, which alone reads it; None on the others.
+    """
+    lease = build_lease(path)
+    found: Entry | None = None
+
+    def look() -> Literal["found", "ours", "wait"]:
+        nonlocal found
+        with suppress(OSError, ValueError, SafetensorError):
+            found = _read_entry(path)
+            return "found"
+        try:
+            lease.acquire(timeout=POLL_SECONDS)
+        except Timeout:
+            return "wait"
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        found = load_entry(path)  # another job may just have made it
+        return "ours" if found is None else "found"
+
+    def make() -> None:
+        nonlocal found
+        found = store(path, finish(gathered))
+
+    try:
+        while (state := processes.on_main(look)) == "wait":
+            pass
+        if state == "ours":
+            gathered = gather()
+            processes.on_main(make)
+    finally:
+        lease.release()
+    return found
+
+
+def store(path: Path, entry: Entry) -> Entry:
+    """Store an entry and read it back, memory-mapped; the entry itself, with a warning, where it cannot be stored."""
+    try:
+        save_entry(path, *entry)
+        return _read_entry(path)
+    except (InputError, OSError, ValueError, SafetensorError) as error:
+        logger.warning("%s; going on without storing it", error)
+        return entry

@@ -1,5 +1,6 @@
 """The commands of one run: `aaebench run`, `aaebench stage`."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -53,9 +54,11 @@ def run(
     mixed_precision
         no, bf16 or fp16. [default: no]
     protocol
-        How scores are taken: paper (decoder with batch statistics) or clean (running statistics). [default: paper]
+        How scores are taken: paper (decoder with batch statistics), clean (running statistics), published (as paper,
+        in torchvision's features), or a YAML file. [default: paper]
     extractor
-        inception (staged weights) or domain (a classifier of the data's own labels). [default: inception]
+        inception, torchvision (staged weights), domain (a classifier of the data's own labels), or a TorchScript file.
+        [default: the protocol's]
     preset
         Named settings to start from: paper, demo, kld_feature, all_four.
     config
@@ -92,8 +95,12 @@ def stage(
     *,
     dataset: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     image_size: Annotated[tuple[int, ...], Parameter(negative="")] = (32,),
+    test: Annotated[bool, Parameter(negative="")] = False,
     inception: Annotated[bool, Parameter(negative="")] = False,
+    torchvision_inception: Annotated[bool, Parameter(negative="")] = False,
     from_: Annotated[Path | None, Parameter("--from")] = None,
+    bundle: Path | None = None,
+    from_bundle: Path | None = None,
 ) -> None:
     """Bring data sets and weights to the cache ($AAEBENCH_CACHE), so that runs need no network; prints what lies there.
 
@@ -106,27 +113,70 @@ def stage(
         mnist, emnist, fashion_mnist, cifar10, ffhq, celeba, or a new name for a folder of images. (repeatable)
     image_size
         Prepare at this size. (repeatable)
+    test
+        --from holds the data set's test split. (mnist, emnist, fashion_mnist and cifar10 bring theirs along)
     inception
         Stage clean-fid's Inception weights, their checksum verified.
+    torchvision_inception
+        Stage torchvision's Inception-v3, which the protocol `published` scores with.
     from_
-        Local files: idx or idx.gz, CIFAR-10 batches, a folder, zip or tar of images, the Inception file.
+        Local files: idx or idx.gz, CIFAR-10 batches, a folder, zip or tar of images, an Inception file.
+    bundle
+        Afterwards write the whole cache (data, weights, statistics) to this tar file, for a cluster without internet.
+    from_bundle
+        First bring what such a file holds to the cache, every checksum verified.
     """
-    from harness.staging import stage_dataset, stage_inception  # noqa: PLC0415 (imports torch)
+    from harness.bundle import load_bundle, save_bundle  # noqa: PLC0415 (imports torch)
+    from harness.staging import stage_dataset  # noqa: PLC0415
+    from harness.weights import INCEPTION, TORCHVISION_INCEPTION, stage_weights  # noqa: PLC0415
 
-    if not dataset and not inception:
-        raise InputError("nothing to stage; name something: --dataset NAME or --inception")
-    if from_ is not None and len(dataset) + inception != 1:
+    weights = [INCEPTION] * inception + [TORCHVISION_INCEPTION] * torchvision_inception
+    if not (dataset or weights or bundle or from_bundle):
+        raise InputError("nothing to stage; name something: --dataset NAME, --inception, --from-bundle FILE")
+    if from_ is not None and len(dataset) + len(weights) != 1:
         raise InputError("--from belongs to one data set or to --inception; stage them one at a time")
+    if test and not dataset:
+        raise InputError("--test belongs to a data set: --dataset NAME --test --from PATH")
     if from_ is not None and not from_.exists():
         raise InputError(f"there is no file or folder {from_}")
     for size in image_size:
         if not 8 <= size <= 128:
             raise InputError(f"--image-size {size} is outside 8 to 128 px")
+    if from_bundle is not None:
+        print(*load_bundle(from_bundle), sep="\n")
     for name in dataset:
         for size in image_size:
-            print(stage_dataset(name, size, from_))
-    if inception:
-        print(stage_inception(from_))
+            print(stage_dataset(name, size, from_, "test" if test else "train"))
+    for file in weights:
+        print(stage_weights(file, from_))
+    if bundle is not None:
+        print(save_bundle(bundle))
+
+
+def score(*, real: Path, fake: Path, protocol: str = "clean", extractor: str | None = None) -> None:
+    """Score anyone's images against anyone's: FID, KID, Inception Score, precision, recall, density, coverage.
+
+    REAL and FAKE are folders, zip, tar or npz files of images of any sizes. Prints one JSON object. On several GPUs:
+    accelerate launch -m aaebench score --real REAL --fake FAKE
+
+    Parameters
+    ----------
+    real
+        The reference. Its statistics are cached by its content, so scoring again costs half.
+    fake
+        The images to score.
+    protocol
+        clean, published, or a YAML file: what resizes and featurises the images.
+    extractor
+        inception, torchvision, domain-digits, domain-fashion_mnist, a TorchScript file, a classifier's .safetensors.
+        [default: the protocol's]
+    """
+    from harness.evaluation.protocol import load_named_definition  # noqa: PLC0415 (imports pydantic)
+    from harness.evaluation.score import score_images  # noqa: PLC0415 (imports torch)
+
+    result = score_images(real, fake, load_named_definition(protocol), extractor)
+    if is_main_process():
+        print(json.dumps(result, indent=2))
 
 
 def is_main_process() -> bool:
@@ -141,7 +191,16 @@ def call(function: Callable[..., Any], *arguments: Any) -> int:
         if is_main_process():
             print(f"aaebench: {error}", file=sys.stderr)
         return error.exit_status
+    finally:
+        _leave_processes()
     return 0
+
+
+def _leave_processes() -> None:
+    """gloo's threads abort a process that ends while they live."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def main() -> int:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -13,16 +13,17 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
+from harness.cache import hash_file
 from harness.errors import InputError, unknown
-from harness.evaluation.protocol import EXTRACTORS, PROTOCOLS
+from harness.evaluation.protocol import DefinitionLike, ExtractorName, load_named_definition
 from variants import VARIANTS, AutoEncoder, Variant, load_variant
 
 # Fields that change no number: what the run is part of, how often it saves, where a file lies (its content counts).
@@ -60,15 +61,6 @@ def _check_file(weights: Path | None) -> Path | None:
 WeightsFile = Annotated[Path | None, AfterValidator(_check_file)]
 
 
-def _one_of(kind: str, valid: Collection[str]) -> BeforeValidator:
-    def check(name: object) -> object:
-        if not isinstance(name, str) or name not in valid:
-            raise ValueError(unknown(kind, str(name), valid))
-        return name
-
-    return BeforeValidator(check)
-
-
 def _paper_batch_size(fields: dict[str, Any]) -> int:
     """1024 at 32 px and 256 at 64 px (paper, section 6.1)."""
     return 1024 if fields.get("image_size", 32) <= 32 else 256
@@ -94,13 +86,31 @@ class RunConfig(BaseModel):
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     eval_every: int = Field(5, ge=1, description="Epochs between evaluations; the first and last state always are")
     checkpoint_every: int = Field(5, ge=1, description="Epochs between checkpoints; the end always has one")
-    protocol: Annotated[str, _one_of("protocol", PROTOCOLS)] = "paper"
-    extractor: Annotated[str, _one_of("extractor", EXTRACTORS)] = "inception"
+    protocol: DefinitionLike = Field(
+        default_factory=lambda: load_named_definition("paper"),
+        description="How to score: paper, clean, published, or a YAML file",
+    )
+    extractor: ExtractorName = Field(
+        default_factory=lambda fields: fields["protocol"].extractor, description="Default: the protocol's"
+    )
     extractor_weights: WeightsFile = Field(None, description="A weights file instead of the staged or shipped one")
     feature_weights: WeightsFile = Field(None, description="The network whose activations dfc_vae compares")
     samplers: tuple[Sampler, ...] = Field(("prior",), description="Distributions of codes to score, prior first")
-    n_fake: int | None = Field(None, ge=2, description="Images generated for a score; default: as many as real ones")
+    n_fake: int | None = Field(
+        default_factory=lambda fields: fields["protocol"].n_fake,
+        ge=2,
+        description="Images generated for a score; default: the protocol's, or as many as real ones",
+    )
     sweep: str = Field("", description="The sweep that this run is part of")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_extractor_file(cls, fields: Any) -> Any:
+        """`extractor: FILE.pt` is the extractor `torchscript` with that file as its weights."""
+        named = fields.get("extractor")
+        if isinstance(named, str) and Path(named).suffix in (".pt", ".pth", ".ts"):
+            return {**fields, "extractor": "torchscript", "extractor_weights": named}
+        return fields
 
     @field_validator("*", mode="before")
     @classmethod
@@ -128,6 +138,13 @@ class RunConfig(BaseModel):
         adapter = TypeAdapter(load_variant(variant).Options)
         return adapter.dump_python(adapter.validate_python(options))
 
+    @field_validator("extractor_weights", mode="after")
+    @classmethod
+    def _check_extractor_file(cls, weights: Path | None, info: Any) -> Path | None:
+        if weights is None and info.data.get("extractor") == "torchscript":
+            raise ValueError("the extractor torchscript needs its file: extractor = FILE.pt")
+        return weights
+
     def build_options(self) -> Variant.Options:
         return load_variant(self.variant).Options(**self.options)
 
@@ -137,7 +154,7 @@ class RunConfig(BaseModel):
         identity = self.model_dump(mode="json", exclude=NOT_IN_RUN_ID)
         for name in ("extractor", "feature"):
             if (weights := getattr(self, f"{name}_weights")) is not None:
-                identity[f"{name}_sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+                identity[f"{name}_sha256"] = hash_file(weights)
         return identity
 
     @cached_property

@@ -15,9 +15,13 @@ from harness.seeding import compute_permutation
 
 @dataclass(frozen=True)
 class DatasetFormat:
-    """How a data set is read, whether a library embeds it, where a package installs it, what torchvision downloads."""
+    """How a data set is read, whether a library embeds it, where a package installs it, what torchvision downloads.
+
+    `read_test` reads the test split from the same source, where there is one.
+    """
 
     read: Callable[[Source, int], Labelled]
+    read_test: Callable[[Source, int], Labelled] | None = None
     embedded: bool = False
     installed_at: Path | None = None
     torchvision: tuple[str, dict[str, str]] | None = None
@@ -38,12 +42,21 @@ def read_digits() -> Labelled:
 # EMNIST's files hold each letter transposed. They stay as they are, as in torchvision and in the published procedure.
 DATASETS: dict[str, DatasetFormat] = {
     "digits": DatasetFormat(lambda *_: read_digits(), embedded=True),
-    "mnist": DatasetFormat(_idx("train"), torchvision=("MNIST", {})),
-    "emnist": DatasetFormat(_idx("emnist-balanced-train"), torchvision=("EMNIST", {"split": "balanced"})),
-    "fashion_mnist": DatasetFormat(
-        _idx("train"), installed_at=Path("/usr/share/datasets/fashion-mnist"), torchvision=("FashionMNIST", {})
+    "mnist": DatasetFormat(_idx("train"), _idx("t10k"), torchvision=("MNIST", {})),
+    "emnist": DatasetFormat(
+        _idx("emnist-balanced-train"), _idx("emnist-balanced-test"), torchvision=("EMNIST", {"split": "balanced"})
     ),
-    "cifar10": DatasetFormat(lambda source, _: read_cifar10(source), torchvision=("CIFAR10", {})),
+    "fashion_mnist": DatasetFormat(
+        _idx("train"),
+        _idx("t10k"),
+        installed_at=Path("/usr/share/datasets/fashion-mnist"),
+        torchvision=("FashionMNIST", {}),
+    ),
+    "cifar10": DatasetFormat(
+        lambda source, _: read_cifar10(source, [f"data_batch_{number}*" for number in range(1, 6)]),
+        lambda source, _: read_cifar10(source, ["test_batch*"]),
+        torchvision=("CIFAR10", {}),
+    ),
     "ffhq": DatasetFormat(read_image_files),
     "celeba": DatasetFormat(read_image_files, torchvision=("CelebA", {})),
 }

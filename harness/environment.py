@@ -14,12 +14,13 @@ import torch
 
 from harness.data import TrainingSet
 from harness.engine import Engine
+from harness.evaluation.protocol import Protocol
 
 PACKAGES = ("aaebench", "torch", "accelerate", "numpy")
 
 
-def describe_environment(engine: Engine, data: TrainingSet) -> dict[str, Any]:
-    """What environment.json holds: commit, versions, hardware, processes, command, and the checksum of the data."""
+def describe_environment(engine: Engine, data: TrainingSet, protocol: Protocol) -> dict[str, Any]:
+    """What environment.json holds: commit, versions, hardware, processes, command, checksum of the data, protocol."""
     gpu = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else None
     return {
         "started": time.time(),
@@ -34,6 +35,7 @@ def describe_environment(engine: Engine, data: TrainingSet) -> dict[str, Any]:
         "distributed_type": str(engine.accelerator.distributed_type),
         "command": sys.argv,
         "data_sha256": data.sha256,
+        "protocol": protocol.describe(),
     }
 
 

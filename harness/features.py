@@ -1,14 +1,13 @@
 """The fixed network whose hidden activations a variant may compare."""
 
-import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from harness.config import RunConfig
-from harness.errors import InputError
 from harness.evaluation.classifier import load_classifier
+from harness.evaluation.extractors import load_torchscript
 
 
 def load_feature_network(config: RunConfig, device: torch.device) -> Callable[[Tensor], Sequence[Tensor]]:
@@ -22,13 +21,7 @@ def load_feature_network(config: RunConfig, device: torch.device) -> Callable[[T
     if weights is None or weights.suffix == ".safetensors":
         classifier, _ = load_classifier(config.dataset, config.image_size, weights, field="feature_weights")
         return classifier.requires_grad_(False).to(device).activations
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`torch.jit")
-            network = torch.jit.load(weights, map_location=device).eval()
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"{weights} is no TorchScript file: {str(error).splitlines()[0]}") from error
-
+    network = load_torchscript(weights, device)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
 

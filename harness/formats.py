@@ -33,6 +33,7 @@ ARRAY_PARTS = {
     ("numpy", "dtype"),
     ("_codecs", "encode"),
 }
+GREY_MODES = ("1", "L", "LA")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
@@ -99,15 +100,15 @@ def _read_idx(source: Source, pattern: str, dimensions: int) -> Tensor:
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
 
 
-def read_cifar10(source: Source) -> Labelled:
-    """CIFAR-10's five training batches, in the python version (pickles, of which no code runs) or the binary one."""
-    batches = [_read_cifar10_batch(source, number) for number in range(1, 6)]
+def read_cifar10(source: Source, patterns: list[str]) -> Labelled:
+    """Batches of CIFAR-10, in the python version (pickles, of which no code runs) or the binary one."""
+    batches = [_read_cifar10_batch(source, pattern) for pattern in patterns]
     pixels, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     return torch.from_numpy(pixels.reshape(-1, 3, 32, 32)), torch.from_numpy(labels.astype(np.int64))
 
 
-def _read_cifar10_batch(source: Source, number: int) -> tuple[np.ndarray, np.ndarray]:
-    name = source.find(f"data_batch_{number}*")
+def _read_cifar10_batch(source: Source, pattern: str) -> tuple[np.ndarray, np.ndarray]:
+    name = source.find(pattern)
     content = _read(source, name)
     if name.endswith(".bin"):
         if not content or len(content) % 3073:
@@ -145,36 +146,41 @@ def _read(source: Source, name: str) -> bytes:
 def read_image_files(source: Source, image_size: int) -> Labelled:
     """Every image file, sorted by name, resized to S x S as it is read; grey ((N, 1, S, S)) if all of them are grey.
 
-    16-bit images are brought to 8 bits; an alpha channel is dropped, as torchvision's loader does.
-
     Raises: InputError naming the files that cannot be read, or if there are none.
     """
-    names = [name for name in source.names if _is_image(PurePosixPath(name))]
-    if not names:
-        raise InputError(f"{source.path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    names = find_images(source)
     images = torch.empty(len(names), 3, image_size, image_size, dtype=torch.uint8)
     unreadable = []
 
     def read_one(index: int) -> None:
         try:
-            with Image.open(io.BytesIO(source.read(names[index]))) as image:
-                pixels = torch.from_numpy(_read_rgb(image))
+            images[index] = resize(decode_image(source.read(names[index]))[None], image_size)[0]
         except Exception as error:  # PIL raises many kinds for damaged files
             unreadable.append(f"{names[index]} ({error})")
-        else:
-            images[index] = resize(pixels.permute(2, 0, 1).unsqueeze(0), image_size)[0]
 
     with ThreadPoolExecutor() as pool:
         for _ in track(pool.map(read_one, range(len(names))), "reading images", len(names), console=console):
             pass
     if unreadable:
-        more = f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
-        raise InputError(
-            f"{len(unreadable)} of {len(names)} images in {source.path} cannot be read: "
-            f"{'; '.join(sorted(unreadable)[:5])}{more}; repair or remove them"
-        )
+        raise unreadable_images(source.path, unreadable, len(names))
     grey = all(torch.equal(c[:, :1].expand_as(c), c) for c in images.split(4096))
     return (images[:, :1].clone() if grey else images), None
+
+
+def find_images(source: Source) -> list[str]:
+    """The names of the images, sorted. Raises: InputError if there are none."""
+    names = [name for name in source.names if _is_image(PurePosixPath(name))]
+    if not names:
+        raise InputError(f"{source.path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return names
+
+
+def unreadable_images(path: Path, unreadable: list[str], n: int) -> InputError:
+    more = f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
+    return InputError(
+        f"{len(unreadable)} of {n} images in {path} cannot be read: {'; '.join(sorted(unreadable)[:5])}{more}; "
+        "repair or remove them"
+    )
 
 
 def _is_image(name: PurePosixPath) -> bool:
@@ -182,14 +188,29 @@ def _is_image(name: PurePosixPath) -> bool:
     return name.suffix.lower() in IMAGE_SUFFIXES and not hidden
 
 
-def _read_rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8. Raises: ValueError for pixels of an unknown range."""
-    if image.mode.startswith("I;16"):
-        grey = (np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("I", "F"):
-        raise ValueError(f"its pixels are of mode {image.mode}, whose range is unknown; save it with 8 or 16 bits")
-    return np.array(image.convert("RGB"))
+def decode_image(content: bytes) -> Tensor:
+    """An image file's pixels: (C, H, W) uint8, one channel for a grey one.
+
+    16 bits become 8, and an alpha channel is dropped, as torchvision's loader does.
+    Raises: ValueError for pixels of an unknown range; what PIL raises for damaged files.
+    """
+    with Image.open(io.BytesIO(content)) as image:
+        if image.mode.startswith("I;16"):
+            pixels = (np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8)
+        elif image.mode in ("I", "F"):
+            raise ValueError(f"its pixels are of mode {image.mode}, whose range is unknown; save it with 8 or 16 bits")
+        else:
+            pixels = np.array(image.convert("L" if image.mode in GREY_MODES else "RGB"))
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+
+
+def is_grey(content: bytes) -> bool:
+    """Whether an image file has one channel, by its header. A damaged one has not."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.mode in GREY_MODES or image.mode.startswith("I;16")
+    except OSError:
+        return False
 
 
 def resize(images: Tensor, image_size: int) -> Tensor:

@@ -53,6 +53,11 @@ class TrainingProgress:
             self.task, completed=round(progress.epoch + progress.step / self.steps_per_epoch, 1), losses=shown
         )
 
+    def show_evaluation(self, done: int, n: int) -> None:
+        if self.is_due():
+            self.last_shown = time.monotonic()
+            self.bar.update(self.task, losses=f"scoring {done} of {n} images")
+
     def show_epoch(self, record: Record) -> None:
         self.bar.update(self.task, completed=record["epoch"])
         if not self.enabled:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from harness.evaluation.evaluate import quantise
+from harness.evaluation.images import to_pixels
 from harness.evaluation.protocol import Normalisation
 from harness.normalisation import evaluation_mode
 from harness.seeding import build_generator
@@ -24,7 +24,7 @@ def save_samples(path: Path, variant: Variant, normalisation: Normalisation, see
     device = next(variant.parameters()).device
     z = torch.randn(256, variant.latent_dim, generator=build_generator(seed, "samples")).to(device)
     with evaluation_mode(variant, normalisation):
-        grid = build_grid(quantise(variant.decode(z)[: ROWS * COLUMNS]).cpu())
+        grid = build_grid(to_pixels(variant.decode(z)[: ROWS * COLUMNS], "uint8").cpu())
     temporary = path.with_name(f".{path.name}")
     Image.fromarray(grid).save(temporary, format="PNG")
     temporary.replace(path)

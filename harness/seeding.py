@@ -7,7 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Stream = Literal["weights", "permutation", "noise", "dropout", "samples", "evaluation", "codes", "classifier"]
+Stream = Literal[
+    "weights",
+    "permutation",
+    "noise",
+    "dropout",
+    "samples",
+    "evaluation",
+    "reconstructions",
+    "codes",
+    "classifier",
+    "kid",
+]
 
 
 def derive_seed(seed: int, stream: Stream, *indices: int) -> int:

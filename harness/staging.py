@@ -1,25 +1,18 @@
-"""Data and weights brought to the cache, checksummed. Afterwards a run needs neither the source nor a network."""
+"""Data sets brought to the cache, checksummed. Afterwards a run needs neither the source nor a network."""
 
-import hashlib
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 
 from harness.cache import Entry, cache_folder, cached, locked, read_metadata, save_entry
 from harness.config import check_dataset_name
 from harness.data import DATASETS, DatasetFormat, TrainingSet
 from harness.errors import InputError, unknown
+from harness.evaluation.protocol import Split
 from harness.formats import EMBEDDED, open_source, read_image_files, resize
 from harness.terminal import console
-
-INCEPTION_NAME = "inception-2015-12-05.pt"
-INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
-INCEPTION_URL = (
-    f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{INCEPTION_NAME}"  # clean-fid's own
-)
 
 
 def load_training_set(name: str, image_size: int, channels: int = 3, max_images: int | None = None) -> TrainingSet:
@@ -36,10 +29,20 @@ def load_training_set(name: str, image_size: int, channels: int = 3, max_images:
     return TrainingSet(name, images, labels, channels, metadata["sha256"])
 
 
-def stage_dataset(name: str, image_size: int, source: Path | None = None) -> Path:
+def load_test_images(name: str, image_size: int) -> Entry | None:
+    """The prepared test split of a data set; None where there is none, or its files are not on this machine."""
+    path = _data_path(name, image_size, "test")
+    with suppress(InputError):
+        if path.exists() or (name in DATASETS and DATASETS[name].read_test is not None):
+            return cached(path, lambda: _prepare(name, image_size, known_source(name), "test"))
+    return None
+
+
+def stage_dataset(name: str, image_size: int, source: Path | None = None, split: Split = "train") -> Path:
     """Prepare a data set from `source`, else from where it is known to be, else from torchvision's download.
 
     A new name makes a data set of any folder or archive of images; a source named here replaces what was staged before.
+    The published data sets bring their test split with them; for others it is a source of its own, `split="test"`.
     Returns: the cache entry's path. Raises: InputError if the source is missing or damaged; nothing is then changed.
     """
     try:
@@ -48,15 +51,20 @@ def stage_dataset(name: str, image_size: int, source: Path | None = None) -> Pat
         raise InputError(str(error)) from error
     if source is not None and name in DATASETS and DATASETS[name].embedded:
         raise InputError(f"{name} is embedded and needs no --from; give other images another name")
-    path = _data_path(name, image_size)
+    path = _data_path(name, image_size, split)
+    if split == "test" and source is None:
+        raise InputError(
+            f"the test split of {name} needs its files: aaebench stage --dataset {name} --test --from PATH"
+        )
     if source is not None:
-        entry = _prepare(name, image_size, source)
+        entry = _prepare(name, image_size, source, split)
         with locked(path):
             save_entry(path, *entry)
     else:
         if not path.exists() and name in DATASETS and not DATASETS[name].embedded and known_source(name) is None:
             _download(name)
         _prepare_once(name, image_size)
+    load_test_images(name, image_size)
     return path
 
 
@@ -64,7 +72,7 @@ def _prepare_once(name: str, image_size: int) -> Entry:
     path = _data_path(name, image_size)
     if not path.exists():
         _require_source(name, image_size)  # before a lock file is written
-    return cached(path, lambda: _prepare(name, image_size, _require_source(name, image_size)))
+    return cached(path, lambda: _prepare(name, image_size, _require_source(name, image_size), "train"))
 
 
 def _require_source(name: str, image_size: int) -> Path | None:
@@ -82,10 +90,11 @@ def _require_source(name: str, image_size: int) -> Path | None:
     )
 
 
-def _prepare(name: str, image_size: int, source: Path | None) -> Entry:
+def _prepare(name: str, image_size: int, source: Path | None, split: Split) -> Entry:
     dataset = DATASETS.get(name, DatasetFormat(read_image_files))
+    read = dataset.read if split == "train" else dataset.read_test or read_image_files
     with console.status(f"preparing {name} at {image_size} px"):
-        images, labels = dataset.read(open_source(source) if source else EMBEDDED, image_size)
+        images, labels = read(open_source(source) if source else EMBEDDED, image_size)
         tensors = {"images": resize(images, image_size).contiguous()}
     if labels is not None:
         tensors["labels"] = labels
@@ -117,8 +126,8 @@ def _download_folder(name: str) -> Path:
     return cache_folder() / "downloads" / name
 
 
-def _data_path(name: str, image_size: int) -> Path:
-    return _data_folder() / f"{name}-{image_size}px.safetensors"
+def _data_path(name: str, image_size: int, split: Split = "train") -> Path:
+    return _data_folder() / f"{name}-{image_size}px{'' if split == 'train' else f'-{split}'}.safetensors"
 
 
 def _download(name: str) -> None:
@@ -142,55 +151,6 @@ def _download(name: str) -> None:
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def inception_path() -> Path:
-    """The staged Inception file. Raises: InputError, saying how to stage it, if it is missing."""
-    path = cache_folder() / "weights" / INCEPTION_NAME
-    if not path.is_file():
-        raise InputError(
-            f"the Inception weights {path} are missing; run: aaebench stage --inception [--from FILE] "
-            "(or score with a classifier of the data's own labels: --extractor domain)"
-        )
-    return path
-
-
-def stage_inception(source: Path | None = None) -> Path:
-    """Copy or download clean-fid's Inception file into the cache, its SHA-256 verified.
-
-    Raises: InputError if it cannot be had or is another file.
-    """
-    path = cache_folder() / "weights" / INCEPTION_NAME
-    if source is not None:
-        _check_inception(source, source)  # before anything is written
-    with locked(path):
-        if path.exists():
-            return path
-        temporary = path.with_name(f".{path.name}.new")
-        try:
-            if source is not None:
-                shutil.copyfile(source, temporary)
-            else:
-                torch.hub.download_url_to_file(INCEPTION_URL, str(temporary))
-            _check_inception(temporary, source or INCEPTION_URL)
-            temporary.replace(path)
-        except OSError as error:
-            raise InputError(
-                f"cannot fetch {source or INCEPTION_URL}: {error}; "
-                f"bring the file and run: aaebench stage --inception --from FILE"
-            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
-    return path
-
-
-def _check_inception(file: Path, origin: Path | str) -> None:
-    try:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot read {origin}: {error}") from error
-    if digest != INCEPTION_SHA256:
-        raise InputError(f"{origin} has SHA-256 {digest}, clean-fid's file {INCEPTION_SHA256}")
 
 
 def read_data_checksum(name: str, image_size: int) -> str | None:

@@ -15,20 +15,22 @@ from torch import Tensor
 from harness.checkpoint import Progress, load_checkpoint, save_checkpoint
 from harness.config import RunConfig
 from harness.data import TrainingSet
-from harness.engine import Engine, build_accelerator
+from harness.engine import Engine
 from harness.environment import describe_environment
 from harness.errors import DivergedError, InputError, Interrupted
 from harness.evaluation.evaluate import Evaluator
+from harness.evaluation.images import GeneratedImages, NumberedImages, Reconstructions
 from harness.features import load_feature_network
 from harness.guard import check_folder, create_folder, owned
-from harness.posterior import compute_diagnostics, compute_posterior
+from harness.posterior import Posterior, compute_diagnostics, compute_posterior
+from harness.processes import build_accelerator
 from harness.progress import TrainingProgress
 from harness.record import Record, RunFolder, State
 from harness.samplers import build_prior, fit_codes
 from harness.samples import save_samples
 from harness.seeding import derive_seed
 from harness.staging import load_training_set
-from variants import build
+from variants import AutoEncoder, build
 
 AGREE_EVERY = 16  # steps between two agreements of several processes on whether to stop
 
@@ -84,6 +86,7 @@ class Run:
     ) -> None:
         self.config, self.folder, self.engine, self.data, self.evaluator = config, folder, engine, data, evaluator
         self.steps_per_epoch = data.steps_per_epoch(config.batch_size)
+        self.display = TrainingProgress(config, len(data), engine)
         self.signal: int | None = None
 
     def run(self) -> None:
@@ -94,14 +97,14 @@ class Run:
         self.interruptions = previous.get("interruptions", 0) + (previous["state"] == "running")
         if self.engine.is_main_process:
             self.folder.keep_records(through_epoch=progress.epoch)
-            environment = describe_environment(self.engine, self.data)
+            environment = describe_environment(self.engine, self.data, self.evaluator.protocol)
             launches = [*self.folder.read_environment().get("launches", []), {**environment, "epoch": progress.epoch}]
             self.folder.write_environment({"run_id": self.config.run_id, **environment, "launches": launches})
         self.engine.accelerator.wait_for_everyone()  # what follows reads what the main process has just cut back
         self.write_status("running", progress)
         try:
-            with self.signals_noted(), TrainingProgress(self.config, len(self.data), self.engine) as display:
-                self.train(progress, display)
+            with self.signals_noted(), self.display:
+                self.train(progress)
         except Interrupted as interruption:
             self.interruptions += 1
             self.write_status("queued", progress, reason=f"interrupted by {interruption.signal_name}")
@@ -111,14 +114,14 @@ class Run:
             raise
         self.write_status("done", progress)
 
-    def train(self, progress: Progress, display: TrainingProgress) -> None:
+    def train(self, progress: Progress) -> None:
         recorded = [record["epoch"] for record in self.folder.read_records()]
         if recorded != list(range(progress.epoch + 1)) and (recorded or progress.epoch or progress.step):
             raise InputError(f"{self.folder.path}/records.jsonl lacks epochs that were trained; remove the folder")
         if not recorded:
-            self.record({"epoch": 0, "images_seen": 0, **self.evaluate(0)})
+            self.record({"epoch": 0, "images_seen": 0, **self.evaluate(0), **self.evaluator.floor()})
         while progress.epoch < self.config.epochs:
-            record = self.train_epoch(progress, display)
+            record = self.train_epoch(progress)
             epoch = record["epoch"]
             last = epoch == self.config.epochs
             if last or epoch % self.config.eval_every == 0:
@@ -129,12 +132,12 @@ class Run:
                     raise
             self.record(record)
             progress.epoch, progress.step, progress.loss_sums = epoch, 0, {}
-            display.show_epoch(record)
+            self.display.show_epoch(record)
             if last or epoch % self.config.checkpoint_every == 0:
                 self.save(progress)
             self.write_status("running", progress)
 
-    def train_epoch(self, progress: Progress, display: TrainingProgress) -> Record:
+    def train_epoch(self, progress: Progress) -> Record:
         """One epoch, or what is left of it; `progress` then stands at its last step.
 
         Returns: the epoch's record with the mean of each loss over its steps.
@@ -154,9 +157,9 @@ class Run:
             for name, loss in losses.items():
                 sums[name] += loss
             progress.step += 1
-            if display.is_due():
+            if self.display.is_due():
                 speed = (progress.step - steps_before) * config.batch_size / (time.perf_counter() - started)
-                display.show_step(progress, {name: loss.item() for name, loss in losses.items()}, speed)
+                self.display.show_step(progress, {name: loss.item() for name, loss in losses.items()}, speed)
             if self.should_stop(progress.step):
                 progress.loss_sums = self.finite_sums(sums, progress)
                 self.save(progress)
@@ -183,29 +186,40 @@ class Run:
                 raise DivergedError(f"loss/{name} is {value} in epoch {progress.epoch + 1}; try a lower learning_rate")
         return values
 
-    def raise_if_stopped(self) -> None:
-        """Between batches of an evaluation. Several processes have no common place to stop there, and finish it."""
-        if self.signal is not None and self.engine.num_processes == 1:
-            raise Interrupted(self.signal)
+    def after_batch(self, done: int) -> None:
+        """Between batches of an evaluation, which can take seconds each."""
+        self.display.show_evaluation(done, self.evaluator.protocol.n_fake)
+        if self.engine.agree(self.signal is not None):
+            raise Interrupted(self.signal or signal.SIGTERM)
 
     def evaluate(self, epoch: int) -> Record:
         started = time.perf_counter()
         engine = self.engine
         engine.synchronise_buffers()
         posterior = compute_posterior(engine, self.data, self.evaluator.protocol)
-        values: Record = self.evaluator.evaluate("prior", build_prior(self.config.latent_dim), self.raise_if_stopped)
+        values: Record = {}
+        for sampler, images in self.build_images(posterior, last=epoch == self.config.epochs):
+            values |= self.evaluator.evaluate(sampler, images, self.after_batch)
         if posterior is None:
             values["posterior/collapse"] = "no posterior"
         else:
             values |= compute_diagnostics(posterior.mu, posterior.sigma)
             values["posterior/reconstruction_l1"] = posterior.reconstruction_l1.mean().item()
-            for sampler in self.config.samplers[1:]:
-                codes = fit_codes(sampler, posterior.mu, posterior.sigma, self.config.seed)
-                values |= self.evaluator.evaluate(sampler, codes, self.raise_if_stopped)
         if engine.is_main_process:
             path = self.folder.samples / f"epoch-{epoch:06d}.png"
             save_samples(path, engine.variant, self.evaluator.protocol.normalisation, self.config.seed)
         return {**values, "time/evaluation_seconds": time.perf_counter() - started}
+
+    def build_images(self, posterior: Posterior | None, last: bool) -> Iterator[tuple[str, NumberedImages]]:
+        """What is scored: each sampler's images, and at the end, once, reconstructions."""
+        variant, protocol, seed = self.engine.variant, self.evaluator.protocol, self.config.seed
+        for sampler in self.config.samplers:
+            codes = build_prior(self.config.latent_dim)
+            if sampler != "prior" and posterior is not None:
+                codes = fit_codes(sampler, posterior.mu, posterior.sigma, seed)
+            yield sampler, GeneratedImages(variant, codes, protocol, seed, self.engine.device)
+        if last and isinstance(variant, AutoEncoder):
+            yield "reconstruction", Reconstructions(variant, self.data, protocol, seed, self.engine.device)
 
     def save(self, progress: Progress) -> None:
         self.engine.synchronise_buffers()

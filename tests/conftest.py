@@ -41,6 +41,13 @@ def fashion_mnist() -> Path:
 
 
 @pytest.fixture(scope="session")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.harness.evaluation.inception import save_inception  # noqa: PLC0415 (imports torch)
+
+    return save_inception(tmp_path_factory.mktemp("inception"))
+
+
+@pytest.fixture(scope="session")
 def aaebench() -> str:
     """The installed console script."""
     return str(Path(sys.executable).with_name("aaebench"))

@@ -50,7 +50,7 @@ class DomainClassifier(nn.Module):
         self.head = nn.Linear(self.n_features, n_classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) uint8 -> features (B, 128), logits (B, K); the images are brought to its channels and 32 px."""
+        """(B, C, H, W) in [0, 255] -> features (B, 128), logits (B, K), of its channels and at 32 px."""
         features = self.body(self._with_channels(resize(images, SIZE).to(torch.float32) / 127.5 - 1))
         return features, self.head(features)
 

@@ -1,94 +1,161 @@
 """Feature extractors: images in, features and class probabilities out, in one forward pass."""
 
-import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from harness.config import RunConfig
+from harness.cache import hash_file
 from harness.errors import InputError
 from harness.evaluation.classifier import SIZE, load_classifier
-from harness.staging import inception_path
+from harness.evaluation.protocol import ProtocolDefinition, Resize
+from harness.evaluation.resize import resize_to
+from harness.weights import INCEPTION, TORCHVISION_INCEPTION, weights_path
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+Extraction = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
-class Extractor:
-    """Images (B, C, S, S) uint8 to features (B, F) and class probabilities (B, K), float32.
+class Network:
+    """A network as it comes, and how images are brought to its size unless the protocol says otherwise.
 
-    `sha256` identifies the weights and `resize` how images were brought to the network's size: both are part of the
-    protocol.
+    `extract`: pixels (B, C, size, size) float32 in [0, 255], C being 1 or 3, to features (B, F) and class probabilities
+    (B, K) or None.
     """
 
-    name: str
     sha256: str
-    resize: str
-    n_features: int
-    n_classes: int
-    extract: Callable[[Tensor], tuple[Tensor, Tensor]]
+    size: int
+    resize: Resize
+    extract: Extraction
+
+
+class Extractor:
+    """Images (B, C, H, W), uint8 or float32 in [0, 255], to features (B, F) and class probabilities (B, K), float32.
+
+    K is 0 for a network without classes. `sha256` identifies the weights and `resizing` how images are brought to the
+    network's size: both are part of the protocol.
+    """
+
+    def __init__(self, name: str, network: Network, definition: ProtocolDefinition, device: torch.device) -> None:
+        self.name, self.sha256, self.device = name, network.sha256, device
+        self.size = definition.size or network.size
+        self.resize: Resize = definition.resize or network.resize
+        self.resizing = f"{self.resize}, {self.size} px" if self.resize != "none" else "none"
+        self._extract, self._dtype = network.extract, AUTOCAST.get(definition.autocast)
+        features, probabilities = self(torch.zeros(2, 3, self.size, self.size, dtype=torch.uint8, device=device))
+        self.n_features, self.n_classes = features.shape[1], probabilities.shape[1]
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.extract(images)
+        pixels = resize_to(images, self.size, self.resize)
+        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
+            features, probabilities = self._extract(pixels)
+        if probabilities is None:
+            probabilities = features.new_empty(len(features), 0)
+        return features.float(), probabilities.float()
 
 
-def build_extractor(config: RunConfig, device: torch.device) -> Extractor:
-    """The extractor that a run names, never another one.
+def build_extractor(
+    name: str,
+    definition: ProtocolDefinition,
+    device: torch.device,
+    weights: Path | None = None,
+    dataset: str = "",
+    image_size: int = SIZE,
+) -> Extractor:
+    """The extractor of that name, never another one.
 
+    `inception` is clean-fid's, `torchvision` torchvision's ImageNet Inception-v3, `torchscript` the user's file,
+    `domain` the classifier of a data set's own labels. `weights` names a file instead of the staged or shipped one.
     Raises: InputError if its weights are missing or are something else.
     """
-    if config.extractor == "inception":
-        return _build_inception(config.extractor_weights or inception_path(), device)
-    classifier, sha256 = load_classifier(config.dataset, config.image_size, config.extractor_weights)
+    if name == "domain":
+        network = _load_domain(dataset, image_size, weights, device)
+    elif name == "torchvision":
+        network = _load_torchvision(weights or weights_path(TORCHVISION_INCEPTION), device)
+    else:
+        path = weights or weights_path(INCEPTION)
+        network = _load_torchscript(path, device, must_be_inception=name == "inception")
+    try:
+        return Extractor(name, network, definition, device)
+    except Exception as error:  # what a network that does not take images raises is open-ended
+        raise InputError(
+            f"{weights or name} does not turn images of {definition.size or network.size} px into features (B, F), or "
+            f"features and logits: {str(error).strip().splitlines()[-1]}"
+        ) from error
+
+
+def _load_domain(dataset: str, image_size: int, weights: Path | None, device: torch.device) -> Network:
+    classifier, sha256 = load_classifier(dataset, image_size, weights)
     classifier.to(device)
 
-    def extract(images: Tensor) -> tuple[Tensor, Tensor]:
-        features, logits = classifier(images)
+    def extract(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        features, logits = classifier(pixels)
         return features, logits.softmax(dim=1)
 
-    resize = f"{SIZE} px, bilinear, antialiased"
-    return Extractor("domain", sha256, resize, classifier.n_features, classifier.n_classes, extract)
+    return Network(sha256, SIZE, "antialiased", extract)
 
 
-def _build_inception(weights: Path, device: torch.device) -> Extractor:
-    """clean-fid's Inception-v3: a TorchScript module with `layers` (pooled features) and `output` (ImageNet logits).
-
-    Parmar et al. 2022. Pixels reach `layers` as (v - 128) / 128.
+def _load_torchscript(path: Path, device: torch.device, must_be_inception: bool) -> Network:
+    """A TorchScript file. One with clean-fid's interface is used as clean-fid does (Parmar et al. 2022): its `layers`
+    take (v - 128) / 128 and give pooled features, its `output` the logits of ImageNet's classes. Any other is called
+    with pixels in [0, 255] and returns features, or features and logits.
     """
+    network = load_torchscript(path, device)
+    if must_be_inception and not (hasattr(network, "layers") and hasattr(network, "output")):
+        raise InputError(f"{path} is not clean-fid's Inception: it lacks `layers` or `output`")
+
+    def extract_as_clean_fid(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        x = three_channels(pixels)
+        features = network.layers((x - 128) / 128).flatten(1)
+        return features, network.output(features).softmax(dim=1) if hasattr(network, "output") else network(x)
+
+    def extract(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        result = network(three_channels(pixels))
+        features, logits = (result, None) if isinstance(result, Tensor) else result
+        return features.flatten(1), None if logits is None else logits.softmax(dim=1)
+
+    as_clean_fid = hasattr(network, "layers")
+    return Network(hash_file(path), 299, "clean", extract_as_clean_fid if as_clean_fid else extract)
+
+
+def load_torchscript(path: Path, device: torch.device) -> Any:
+    """Raises: InputError if the file is no TorchScript."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch.jit")
-            network = torch.jit.load(weights, map_location=device).eval()
-        layers, output = network.layers, network.output
-        n_classes, n_features = output.weight.shape
-    except (RuntimeError, AttributeError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{weights} is not clean-fid's Inception as TorchScript: {reason}") from error
-
-    def extract(images: Tensor) -> tuple[Tensor, Tensor]:
-        pixels = clean_resize(images, 299)
-        features = layers((pixels.expand(-1, 3, -1, -1) - 128) / 128).flatten(1).float()
-        return features, output(features).softmax(dim=1)
-
-    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return Extractor("inception", sha256, "299 px, clean", n_features, n_classes, extract)
+            return torch.jit.load(path, map_location=device).eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InputError(f"{path} is no TorchScript file: {str(error).splitlines()[0]}") from error
 
 
-def clean_resize(images: Tensor, size: int) -> Tensor:
-    """clean-fid's resize (PIL's antialiased bicubic on float pixels), on the device: (B, C, H, W) uint8 to
-    (B, C, size, size) float32 in [0, 255].
+def _load_torchvision(path: Path, device: torch.device) -> Network:
+    """torchvision's Inception-v3: pooled features, ImageNet's classes.
 
-    It is linear, so it is two products with fixed matrices, clamped.
+    Pixels reach it in [-1, 1], with `transform_input` off, as in the published procedure.
     """
-    vertical, horizontal = (_resize_matrix(n, size, images.device) for n in images.shape[2:])
-    return (vertical @ images.to(torch.float32) @ horizontal.T).clamp_(0, 255)
+    from torchvision.models import inception_v3  # noqa: PLC0415 (slow to import)
+
+    network = inception_v3(weights=None, transform_input=False, init_weights=False)
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # a file that is none of torch's raises many kinds
+        raise InputError(f"{path} is not torchvision's Inception-v3: {str(error).splitlines()[0]}") from error
+    classes, network.fc = network.fc.to(device), torch.nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+    network.to(device).eval()
+
+    def extract(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        features = network(three_channels(pixels) / 127.5 - 1)
+        return features, classes(features).softmax(dim=1)
+
+    return Network(hash_file(path), 299, "bilinear", extract)
 
 
-def _resize_matrix(n: int, size: int, device: torch.device) -> Tensor:
-    """(size, n): row i holds the weights of output pixel i."""
-    identity = torch.eye(n, dtype=torch.float64)[None, None]  # in float32 the positions of the taps are too coarse
-    return interpolate(identity, (size, n), mode="bicubic", antialias=True)[0, 0].to(device, torch.float32)
+def three_channels(pixels: Tensor) -> Tensor:
+    """Grey images count as three equal channels."""
+    return pixels.expand(-1, 3, -1, -1)

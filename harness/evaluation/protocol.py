@@ -1,19 +1,103 @@
-"""What a score means: everything that changes its value, hashed to a protocol id. Standard library only."""
+"""What a score means: everything that changes its value, hashed to a protocol id."""
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from harness.errors import InputError, unknown
 
 # Part of every protocol id: raise it when a change in this package changes the value of a score.
-STATISTICS_VERSION = 1
+STATISTICS_VERSION = 2
 
-EXTRACTORS = ("inception", "domain")
+EXTRACTORS = ("inception", "torchvision", "domain", "torchscript")
 
 # How encoder and decoder normalise while they are evaluated: with the statistics of each batch, as in training and in
 # the published procedure, or with the running statistics. With batch statistics a score depends on the batch size.
-Normalisation = Literal["batch", "running"]
-PROTOCOLS: dict[str, Normalisation] = {"paper": "batch", "clean": "running"}
+# `none` stands where no decoder takes part.
+Normalisation = Literal["batch", "running", "none"]
+Resize = Literal["clean", "bilinear", "antialiased", "none"]
+Autocast = Literal["no", "bf16", "fp16"]
+Split = Literal["train", "test"]
+
+SHIPPED = files("harness.evaluation") / "protocols"
+
+
+def _one_of(kind: str, valid: tuple[str, ...]) -> BeforeValidator:
+    def check(name: object) -> object:
+        if not isinstance(name, str) or name not in valid:
+            raise ValueError(unknown(kind, str(name), valid))
+        return name
+
+    return BeforeValidator(check)
+
+
+ExtractorName = Annotated[str, _one_of("extractor", EXTRACTORS)]
+
+
+class ProtocolDefinition(BaseModel):
+    """How to score, before it is known what: a YAML file, shipped (harness/evaluation/protocols) or the user's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="Lower-case letters, digits and '_'")
+    normalisation: Literal["batch", "running"] = Field(
+        description="Encoder and decoder use batch or running statistics"
+    )
+    batch_size: int | None = Field(None, ge=2, description="Images generated at once; default 1024 at 32 px, else 256")
+    n_fake: int | None = Field(None, ge=2, description="Images generated; default: as many as real ones")
+    reference: Split = Field("train", description="The split that is the reference: train or test")
+    extractor: ExtractorName = Field("inception", description="What makes features of images")
+    resize: Resize | None = Field(None, description="To the extractor's size; default: the extractor's own way")
+    size: int | None = Field(None, ge=8, le=1024, description="Default: the extractor's own")
+    quantisation: Literal["uint8", "none"] = Field("uint8", description="Generated images become what a PNG holds")
+    autocast: Autocast = Field("no", description="Precision of the extractor's forward pass")
+
+
+def load_definition(value: object) -> object:
+    """A protocol's fields from a shipped name or a YAML file's path; a mapping stays as it is.
+
+    Raises: ValueError for an unknown name or a file that holds no mapping.
+    """
+    if isinstance(value, (dict, ProtocolDefinition)):
+        return value
+    shipped = {Path(file.name).stem: file for file in SHIPPED.iterdir()}
+    if isinstance(value, str) and value in shipped:
+        return yaml.safe_load(shipped[value].read_text())
+    if not isinstance(value, str) or Path(value).suffix not in (".yaml", ".yml"):
+        raise ValueError(f"{unknown('protocol', str(value), shipped)} (your own: a .yaml file)")
+    try:
+        fields = yaml.safe_load(Path(value).read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot read the protocol {value}: {' '.join(str(error).split())}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{value} holds no mapping of fields to values, as in `normalisation: batch`")
+    fields.setdefault("name", Path(value).stem)
+    if fields["name"] in shipped:
+        raise ValueError(f"{value} names a shipped protocol; give it a name of its own, as in `name: my_protocol`")
+    if unexpected := {*map(str, fields)} - {*ProtocolDefinition.model_fields}:
+        raise ValueError(unknown("protocol field", min(unexpected), ProtocolDefinition.model_fields))
+    return fields
+
+
+def load_named_definition(name: str) -> ProtocolDefinition:
+    """Raises: InputError saying what is wrong with the name, or with the file's fields."""
+    try:
+        return ProtocolDefinition.model_validate(load_definition(name))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise InputError(f"{name}: {field} = {first['input']!r}: {first['msg']}") from error
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+DefinitionLike = Annotated[ProtocolDefinition, BeforeValidator(load_definition)]
 
 
 def evaluation_batch_size(image_size: int) -> int:
@@ -37,8 +121,9 @@ class Protocol:
     extractor: str
     extractor_sha256: str
     resize: str
-    quantisation: str = "uint8, rounded"
-    reference: str = "training set"
+    quantisation: str = "uint8"
+    reference: str = "train"
+    autocast: str = "no"
     statistics_version: int = STATISTICS_VERSION
 
     @property
@@ -46,3 +131,7 @@ class Protocol:
         """The name and a hash of every field."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         return f"{self.name}-{digest[:10]}"
+
+    def describe(self) -> dict[str, Any]:
+        """Every field, and the id that they hash to."""
+        return {"id": self.id, **asdict(self)}

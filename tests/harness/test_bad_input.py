@@ -74,11 +74,15 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ((), "--dataset NAME or --inception"),
+            ((), "name something: --dataset NAME"),
             (("--dataset", "mnist", "--from", "/no/such"), "there is no file or folder /no/such"),
             (("--dataset", "mnist", "--dataset", "emnist", "--from", "."), "one at a time"),
             (("--dataset", "digits", "--image-size", "4"), "outside 8 to 128 px"),
             (("--dataset", "Faces", "--from", "."), "lower-case letters"),
+            (("--inception", "--test"), "--test belongs to a data set"),
+            (("--dataset", "faces", "--test"), "needs its files"),
+            (("--inception", "--torchvision-inception", "--from", "."), "one at a time"),
+            (("--from-bundle", "/no/such.tar"), "no whole bundle"),
         ],
     )
     def test_staging(self, arguments: tuple[str, ...], message: str, capfd: pytest.CaptureFixture[str]) -> None:

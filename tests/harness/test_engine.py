@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.engine import Engine, build_accelerator
+from harness.engine import Engine
 from harness.errors import InputError
 from harness.optimizer import PhasedAdam
+from harness.processes import build_accelerator
 from harness.seeding import GlobalNoise, derive_seed
 from variants.aae import AAE
 

@@ -60,5 +60,5 @@ def test_each_sampler_is_scored_and_becomes_a_row(tmp_path: Path) -> None:
     assert call(lambda: app(command, result_action="return_value")) == 0
     runs = pd.read_csv(tmp_path / "tables" / "runs.csv")
     last = runs[runs["epoch"] == 2].set_index("sampler")["fid"]
-    assert list(last.index) == ["prior", "gaussian", "gmm"]
-    assert last.nunique() == 3
+    assert list(last.index) == ["prior", "gaussian", "gmm", "reconstruction"]
+    assert last.nunique() == 4

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from harness.errors import InputError
-from harness.staging import load_training_set, stage_dataset
+from harness.staging import load_test_images, load_training_set, stage_dataset
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (20, 28, 28), dtype=np.uint8)
@@ -52,6 +52,22 @@ class TestFormats:
         assert torch.equal(data.images[:, 0], torch.from_numpy(GREY))
         assert data.labels is not None
         assert data.labels.tolist() == LABELS.tolist()
+
+    def test_a_test_split_comes_with_the_published_data_and_is_named_for_others(self, tmp_path: Path) -> None:
+        folder = write_idx(write_idx(tmp_path / "files"), "t10k")
+        stage_dataset("mnist", 28, folder)
+        test = load_test_images("mnist", 28)
+        assert test is not None
+        assert torch.equal(test[0]["images"][:, 0], torch.from_numpy(GREY))
+        stage_dataset("emnist", 28, write_idx(tmp_path / "train_only", "emnist-balanced-train"))
+        assert load_test_images("emnist", 28) is None
+        stage_dataset("faces", 32, write_images(tmp_path / "train"))
+        assert load_test_images("faces", 32) is None
+        stage_dataset("faces", 32, write_images(tmp_path / "test", n=3), "test")
+        test = load_test_images("faces", 32)
+        assert test is not None
+        assert len(test[0]["images"]) == 3
+        assert len(load_training_set("faces", 32)) == 6
 
     def test_a_single_idx_file_stands_for_its_folder(self, tmp_path: Path) -> None:
         folder = write_idx(tmp_path / "files")

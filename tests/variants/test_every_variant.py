@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.engine import Engine, build_accelerator
+from harness.engine import Engine
 from harness.evaluation.classifier import load_classifier
+from harness.processes import build_accelerator
 from variants import VARIANTS, AutoEncoder, Variant, build
 
 Z, B = 10, 16

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
-from harness.engine import Engine, build_accelerator
+from harness.engine import Engine
+from harness.processes import build_accelerator
 from variants.aae import AAE
 from variants.equal_linear import EqualLinearAAE
 from variants.feature import Feature

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.config import build_config
-from harness.engine import Engine, build_accelerator
+from harness.engine import Engine
+from harness.evaluation.images import GeneratedImages
 from harness.posterior import compute_diagnostics, compute_posterior
+from harness.processes import build_accelerator
 from harness.samplers import build_prior
 from harness.seeding import GlobalNoise
 from harness.train import prepare
@@ -282,11 +284,11 @@ class TestRemedies:
 def test_two_epochs_on_the_digits_improve_fid(name: str) -> None:
     config = build_config({"dataset": "digits", "extractor": "domain", "variant": name, "batch_size": 32, "epochs": 2})
     engine, data, evaluator = prepare(config)
-    prior, step = build_prior(Z), 0
-    before: Any = evaluator.evaluate("prior", prior)["eval/fid"]
+    images, step = GeneratedImages(engine.variant, build_prior(Z), evaluator.protocol, 0, engine.device), 0
+    before: Any = evaluator.evaluate("prior", images)["eval/fid"]
     for epoch in range(config.epochs):
         for indices in data.epoch(0, epoch, config.batch_size, 0, 1):
             engine.step(data.batch(indices, engine.device), step)
             step += 1
-    after: Any = evaluator.evaluate("prior", prior)["eval/fid"]
+    after: Any = evaluator.evaluate("prior", images)["eval/fid"]
     assert after < before

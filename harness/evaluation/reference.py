@@ -1,0 +1,136 @@
+"""What images are scored against: statistics of real images, computed once, and what real images score themselves."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.cache import Entry, cache_folder, cached_together
+from harness.evaluation.extractors import Extractor
+from harness.evaluation.images import NumberedImages
+from harness.evaluation.manifold import NEIGHBOURS, compute_manifold_scores, neighbour_radii
+from harness.evaluation.protocol import STATISTICS_VERSION
+from harness.evaluation.scores import (
+    extrapolate_fid,
+    frechet_distance,
+    frechet_distance_of_few,
+    inception_score,
+    kernel_distance,
+    matrix_square_root,
+)
+from harness.evaluation.statistics import GROUPS, ImageStatistics, Moments, gather_statistics
+from harness.processes import Processes
+from harness.seeding import build_generator
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Moments of the real images with the square root of their covariance; features of the first ones and the radii of
+    their neighbourhoods (none if there are too few); and the noise floor.
+
+    The floor is what real images score against real images: `split_half`, one half of them against the other, and
+    `train_test`, the other split, where there is one. A score below it says nothing.
+    """
+
+    moments: Moments
+    root: Tensor
+    features: Tensor
+    radii: Tensor | None
+    floor: dict[str, Scores]
+
+    def score(self, fake: ImageStatistics, device: torch.device) -> Scores:
+        """Every score that the statistics of n images allow.
+
+        `fid` and `kid` with `kid_stderr`; `inception_score` in one split, and in ten with their standard deviation,
+        where the extractor has classes; `precision`, `recall`, `density`, `coverage` of more than k images;
+        `fid_infinity` of 12 times as many images as features.
+        """
+        return {**self._frechet(fake), **self._neighbours(fake, device), **_class_scores(fake.classes)}
+
+    def _frechet(self, fake: ImageStatistics) -> Scores:
+        if len(fake.features) == fake.n < len(self.moments.mean):
+            return {"fid": frechet_distance_of_few(self.moments, fake.features, self.root)}
+        if len(fake.groups) < GROUPS:
+            return {"fid": frechet_distance(self.moments, fake.moments(), self.root)}
+        growing = fake.growing()
+        distances = [frechet_distance(self.moments, moments, self.root) for moments in growing]
+        return {"fid": distances[-1], "fid_infinity": extrapolate_fid([moments.n for moments in growing], distances)}
+
+    def _neighbours(self, fake: ImageStatistics, device: torch.device) -> Scores:
+        real, features = self.features.to(device), fake.features.to(device)
+        kid, stderr = kernel_distance(real, features, build_generator(0, "kid"))
+        scores = {"kid": kid} if stderr is None else {"kid": kid, "kid_stderr": stderr}
+        if self.radii is not None and len(features) > NEIGHBOURS:
+            scores |= compute_manifold_scores(real, features, real_radii=self.radii.to(device))
+        return scores
+
+
+def _class_scores(classes: Tensor) -> Scores:
+    probabilities, negative_entropies, counts = classes[:, :-2], classes[:, -2], classes[:, -1]
+    if not counts.any() or not probabilities.shape[1]:
+        return {}
+    whole, _ = inception_score(*(sums.sum(0, keepdim=True) for sums in (probabilities, negative_entropies, counts)))
+    mean, std = inception_score(probabilities, negative_entropies, counts)
+    return {"inception_score": whole, "inception_score_10": mean, "inception_score_10_std": std}
+
+
+def build_reference(real: ImageStatistics, device: torch.device) -> Reference:
+    """A reference without a floor."""
+    moments, enough = real.moments(), len(real.features) > NEIGHBOURS
+    radii = neighbour_radii(real.features.to(device)).cpu() if enough else None
+    return Reference(moments, matrix_square_root(moments.covariance), real.features, radii, {})
+
+
+def load_reference(
+    images: NumberedImages,
+    other_split: NumberedImages | None,
+    data_sha256: str,
+    extractor: Extractor,
+    autocast: str,
+    batch_size: int,
+    processes: Processes,
+) -> Reference | None:
+    """The reference of a set of images, from the cache or computed by all processes.
+
+    Returns: the reference on the main process, which scores, and None on the others.
+    """
+    n_other = 0 if other_split is None else len(other_split)
+    key = (data_sha256, len(images), n_other, extractor.sha256, extractor.resizing, autocast, STATISTICS_VERSION)
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()
+    path = cache_folder() / "statistics" / f"{extractor.name}-{digest[:20]}.safetensors"
+
+    def gather() -> tuple[ImageStatistics, ImageStatistics | None]:
+        other = None if other_split is None else gather_statistics(other_split, extractor, processes, batch_size)
+        return gather_statistics(images, extractor, processes, batch_size), other
+
+    entry = cached_together(path, processes, gather, lambda gathered: _to_entry(*gathered, processes.device))
+    return None if entry is None else _from_entry(*entry)
+
+
+def _to_entry(real: ImageStatistics, other: ImageStatistics | None, device: torch.device) -> Entry:
+    reference = build_reference(real, device)
+    floor = {}
+    if other is not None:
+        floor["train_test"] = reference.score(other, device) | {"n_real": real.n, "n_fake": other.n}
+    first, second = real.half(0), real.half(1)
+    if second.n >= 2:
+        floor["split_half"] = build_reference(first, device).score(second, device)
+        floor["split_half"] |= {"n_real": first.n, "n_fake": second.n}
+    tensors = {
+        "mean": reference.moments.mean,
+        "covariance": reference.moments.covariance,
+        "root": reference.root,
+        "features": reference.features,
+    }
+    if reference.radii is not None:
+        tensors["radii"] = reference.radii
+    return tensors, {"n": str(real.n), "floor": json.dumps(floor)}
+
+
+def _from_entry(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Reference:
+    moments = Moments(int(metadata["n"]), tensors["mean"], tensors["covariance"])
+    return Reference(moments, tensors["root"], tensors["features"], tensors.get("radii"), json.loads(metadata["floor"]))

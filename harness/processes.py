@@ -1,0 +1,91 @@
+"""The processes of one launch: which one this is, and what they do together. Accelerate starts them."""
+
+import os
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
+
+from harness.errors import InputError
+
+T = TypeVar("T")
+
+
+def build_accelerator(mixed_precision: str) -> Accelerator:
+    """Raises: InputError if the launcher asked for what this run does not do: other processes, other precision."""
+    on_gpu = torch.cuda.is_available()
+    if mixed_precision == "fp16" and not on_gpu:
+        raise InputError("mixed_precision = 'fp16' needs a GPU; on a CPU use 'bf16' or 'no'")
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", mixed_precision):
+        raise InputError(
+            f"accelerate launch was given --mixed_precision {asked}, the run {mixed_precision!r}; the precision is "
+            f"part of a run's identity, so give it to the run: --mixed-precision {asked}"
+        )
+    accelerator = Accelerator(
+        cpu=not on_gpu,
+        mixed_precision=mixed_precision,
+        kwargs_handlers=[
+            # A phase uses part of the container. Each rank keeps its own BatchNorm statistics, as the published
+            # procedure on one device has one batch's: synchronised buffers would also break a forward pass that two
+            # phases share.
+            DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+        ],
+    )
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != world_size:
+        raise InputError(
+            f"{world_size} processes were launched, but each trains alone; on CPUs launch with "
+            f"ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {world_size} --num_machines 1"
+        )
+    return accelerator
+
+
+class Processes:
+    """The launch's processes, from where one of them stands. With a single one nothing is communicated."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.rank, self.num_processes = accelerator.process_index, accelerator.num_processes
+        self.device = accelerator.device
+        self.is_main_process = accelerator.is_main_process
+
+    def agree(self, flag: bool) -> bool:
+        """True on every process if it is true on one: for decisions that all must take at the same step."""
+        if self.num_processes == 1:
+            return flag
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)).item() > 0)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over the processes, on each of them."""
+        if self.num_processes == 1:
+            return tensor
+        total = self.accelerator.reduce(tensor, "sum")
+        assert isinstance(total, Tensor)
+        return total
+
+    def concatenate(self, tensor: Tensor) -> Tensor:
+        """The processes' (n_i, ...) tensors as one on the CPU, in order of rank, on each of them."""
+        return torch.cat(gather_object([tensor.cpu()])) if self.num_processes > 1 else tensor.cpu()
+
+    def share(self, n: int) -> range:
+        """This rank's part of 0 ... n - 1: contiguous, exact, in order of rank."""
+        return range(self.rank * n // self.num_processes, (self.rank + 1) * n // self.num_processes)
+
+    def on_main(self, compute: Callable[[], T]) -> T:
+        """What the main process computes, on every process. Raises: on every process, what it raised."""
+        if self.num_processes == 1:
+            return compute()
+        outcome: list[object] = [None, None]
+        if self.is_main_process:
+            try:
+                outcome[0] = compute()
+            except Exception as error:  # whatever it is, the others wait for it
+                outcome[1] = error
+        value, error = broadcast_object_list(outcome)
+        if isinstance(error, BaseException):
+            raise error
+        return cast(T, value)

@@ -1,0 +1,147 @@
+"""Extractors and resizing, beside clean-fid's own and torchvision's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cleanfid.inception_torchscript import InceptionV3W
+from cleanfid.resize import build_resizer
+from PIL import Image
+from torch import Tensor, nn
+
+from harness.errors import InputError
+from harness.evaluation.extractors import build_extractor
+from harness.evaluation.protocol import ProtocolDefinition, load_named_definition
+from harness.evaluation.resize import resize_to
+
+CPU = torch.device("cpu")
+CLEAN = load_named_definition("clean")
+IMAGES = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def save_script(network: nn.Module, path: Path) -> Path:
+    torch.jit.script(network).save(path)  # pyright: ignore[reportAttributeAccessIssue]
+    return path
+
+
+def photograph(size: tuple[int, int]) -> np.ndarray:
+    from sklearn.datasets import load_sample_image  # noqa: PLC0415 (slow to import)
+
+    picture = Image.fromarray(load_sample_image("flower.jpg"))
+    return np.array(picture.resize((size[1], size[0]), Image.Resampling.LANCZOS))
+
+
+class TestResize:
+    @pytest.mark.parametrize("content", ["random", "photograph"])
+    @pytest.mark.parametrize("size", [(28, 28), (32, 32), (64, 64), (178, 218), (400, 350)])
+    def test_clean_equals_clean_fids_resizer(self, size: tuple[int, int], content: str) -> None:
+        random = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        pixels = random if content == "random" else photograph(size)
+        expected = build_resizer("clean")(pixels)
+        ours = resize_to(torch.from_numpy(pixels).permute(2, 0, 1)[None], 299, "clean")[0].permute(1, 2, 0).numpy()
+        assert np.abs(ours - expected).max() < 2e-3
+
+    def test_bilinear_equals_clean_fids_plain_pytorch_resizer(self) -> None:
+        pixels = photograph((64, 48))
+        expected = build_resizer("legacy_pytorch")(pixels)
+        ours = resize_to(torch.from_numpy(pixels).permute(2, 0, 1)[None], 299, "bilinear")[0].permute(1, 2, 0).numpy()
+        assert np.abs(ours - expected).max() < 2e-3
+
+    def test_images_of_the_right_size_stay_as_they_are(self) -> None:
+        for how in ("clean", "bilinear", "antialiased", "none"):
+            assert torch.equal(resize_to(IMAGES, 32, how), IMAGES.float())
+
+
+class TestInception:
+    def test_features_are_those_of_clean_fids_wrapper(self, inception_file: Path) -> None:
+        theirs = InceptionV3W(str(inception_file.parent), download=False)
+        resized = np.stack([build_resizer("clean")(image.permute(1, 2, 0).numpy()) for image in IMAGES])
+        expected = theirs(torch.from_numpy(resized).permute(0, 3, 1, 2))
+        features, _ = build_extractor("inception", CLEAN, CPU, inception_file)(IMAGES)
+        assert ((features - expected).abs().max() / expected.abs().max()).item() < 1e-3
+
+    def test_class_probabilities_come_with_the_same_forward_pass(self, inception_file: Path) -> None:
+        extractor = build_extractor("inception", CLEAN, CPU, inception_file)
+        _, probabilities = extractor(IMAGES)
+        network = torch.jit.load(inception_file)
+        torch.testing.assert_close(probabilities, network(resize_to(IMAGES, 299, "clean"), return_features=False))
+        assert (extractor.n_features, extractor.n_classes) == (2048, 1008)
+
+    def test_grey_images_are_resized_once_and_count_as_three_equal_channels(self, inception_file: Path) -> None:
+        extractor = build_extractor("inception", CLEAN, CPU, inception_file)
+        torch.testing.assert_close(extractor(IMAGES[:, :1])[0], extractor(IMAGES[:, :1].expand(-1, 3, -1, -1))[0])
+
+    def test_another_file_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "text.pt").write_text("no TorchScript")
+        with pytest.raises(InputError, match="no TorchScript"):
+            build_extractor("inception", CLEAN, CPU, tmp_path / "text.pt")
+        with pytest.raises(InputError, match="not clean-fid's Inception"):
+            build_extractor("inception", CLEAN, CPU, save_script(nn.Linear(2, 2), tmp_path / "linear.pt"))
+
+    def test_autocast_changes_features_slightly_and_only_where_it_is_asked_for(self, inception_file: Path) -> None:
+        autocast = ProtocolDefinition.model_validate({**CLEAN.model_dump(), "name": "fast", "autocast": "bf16"})
+        exact, _ = build_extractor("inception", CLEAN, CPU, inception_file)(IMAGES)
+        fast, _ = build_extractor("inception", autocast, CPU, inception_file)(IMAGES)
+        assert exact.dtype == fast.dtype == torch.float32
+        assert 0 < (exact - fast).abs().max() < 0.05 * exact.abs().max()
+
+
+class MeanColour(nn.Module):
+    """A user's network: features of pixels in [0, 255]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
+class MeanColourAndLogits(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = x.mean(dim=(2, 3))
+        return features, features[:, :2]
+
+
+class TestTorchScript:
+    def test_any_network_of_pixels_makes_features(self, tmp_path: Path) -> None:
+        extractor = build_extractor("torchscript", CLEAN, CPU, save_script(MeanColour(), tmp_path / "colour.pt"))
+        features, probabilities = extractor(torch.full((2, 3, 40, 50), 200, dtype=torch.uint8))
+        torch.testing.assert_close(features, torch.full((2, 3), 200.0))
+        assert probabilities.shape == (2, 0)
+        assert extractor.resizing == "clean, 299 px"
+
+    def test_logits_become_probabilities(self, tmp_path: Path) -> None:
+        path = save_script(MeanColourAndLogits(), tmp_path / "colour.pt")
+        _, probabilities = build_extractor("torchscript", CLEAN, CPU, path)(IMAGES)
+        torch.testing.assert_close(probabilities.sum(1), torch.ones(4))
+
+    def test_a_network_of_something_else_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="does not turn images of 299 px into features"):
+            build_extractor("torchscript", CLEAN, CPU, save_script(nn.Linear(7, 2), tmp_path / "linear.pt"))
+
+    def test_the_protocol_may_say_how_images_reach_it(self, tmp_path: Path) -> None:
+        definition = ProtocolDefinition.model_validate(
+            {**CLEAN.model_dump(), "name": "small", "size": 16, "resize": "bilinear"}
+        )
+        path = save_script(MeanColour(), tmp_path / "colour.pt")
+        assert build_extractor("torchscript", definition, CPU, path).resizing == "bilinear, 16 px"
+
+
+class TestTorchvision:
+    def test_probabilities_are_torchvisions_on_images_in_minus_one_to_one(self, tmp_path: Path) -> None:
+        from torchvision.models import inception_v3  # noqa: PLC0415 (slow to import)
+
+        torch.manual_seed(0)
+        theirs = inception_v3(weights=None, init_weights=False, transform_input=False).eval()
+        weights = tmp_path / "inception_v3.pth"
+        torch.save(theirs.state_dict(), weights)
+        x = nn.functional.interpolate(IMAGES / 127.5 - 1, (299, 299), mode="bilinear", align_corners=False)
+        extractor = build_extractor("torchvision", load_named_definition("published"), CPU, weights)
+        features, probabilities = extractor(IMAGES)
+        with torch.no_grad():
+            torch.testing.assert_close(probabilities, theirs(x).softmax(1), rtol=1e-3, atol=1e-6)
+        assert features.shape == (4, 2048)
+        assert extractor.resizing == "bilinear, 299 px"
+
+    def test_another_file_is_refused(self, tmp_path: Path) -> None:
+        torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
+        with pytest.raises(InputError, match="not torchvision's Inception-v3"):
+            build_extractor("torchvision", load_named_definition("published"), CPU, tmp_path / "other.pth")

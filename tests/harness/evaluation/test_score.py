@@ -1,0 +1,194 @@
+"""`aaebench score`: on the same files as clean-fid, on several processes, on bad input."""
+
+import json
+import os
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cleanfid import fid as cleanfid
+from cleanfid.inception_torchscript import InceptionV3W
+from PIL import Image
+
+from harness.commands import call, score
+from harness.errors import InputError
+from harness.evaluation import load_named_definition, score_images
+from tests.harness.test_processes import finish, launch
+
+DOMAIN = ("--extractor", "domain-fashion_mnist")
+
+
+def write_png(folder: Path, images: np.ndarray) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number, pixels in enumerate(images):
+        Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Coloured noise, smooth in different directions: real and fake, of two sizes."""
+    random, root = np.random.default_rng(0), tmp_path_factory.mktemp("images")
+    real = random.integers(0, 256, (90, 8, 8, 3), dtype=np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+    fake = random.integers(40, 220, (90, 4, 20, 3), dtype=np.uint8).repeat(10, axis=1).repeat(2, axis=2)
+    return write_png(root / "real", real), write_png(root / "fake", fake)
+
+
+def run_score(real: Path, fake: Path, *arguments: str, num_processes: int = 1) -> dict[str, Any]:
+    command = ("-m", "aaebench", "score", "--real", str(real), "--fake", str(fake), *arguments)
+    return json.loads(finish(launch(None, num_processes, *command)))
+
+
+class TestParity:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def theirs(cls, folders: tuple[Path, Path], inception_file: Path) -> dict[str, float]:
+        """clean-fid's own functions on the same files and weights."""
+        network = InceptionV3W(str(inception_file.parent), download=False)
+        options: dict[str, Any] = {"num_workers": 0, "device": torch.device("cpu"), "verbose": False}
+        paths: Any = [str(folder) for folder in folders]
+        features = [cleanfid.get_folder_features(path, network, **options) for path in paths]
+        return {
+            "fid": float(
+                cleanfid.compute_fid(str(folders[0]), str(folders[1]), custom_feat_extractor=network, **options)
+            ),
+            "kid": cleanfid.kernel_distance(*features, num_subsets=1),
+        }
+
+    @pytest.mark.filterwarnings("ignore:The `disp` argument")
+    @pytest.mark.parametrize("num_processes", [1, 2])
+    def test_fid_and_kid_equal_clean_fids(
+        self, folders: tuple[Path, Path], inception_file: Path, theirs: dict[str, float], num_processes: int
+    ) -> None:
+        ours = run_score(*folders, "--extractor", str(inception_file), num_processes=num_processes)
+        assert ours["fid"] == pytest.approx(theirs["fid"], rel=1e-4)
+        assert ours["kid"] == pytest.approx(theirs["kid"], rel=1e-3)
+        assert (ours["n_real"], ours["n_fake"], ours["resize"]) == (90, 90, "clean, 299 px")
+
+
+def test_one_two_and_four_processes_score_the_same(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Each with a cache of its own, so that each computes the reference too."""
+    results = []
+    for n in (1, 2, 4):
+        os.environ["AAEBENCH_CACHE"], before = str(tmp_path / f"cache{n}"), os.environ["AAEBENCH_CACHE"]
+        try:
+            results.append(run_score(*folders, *DOMAIN, num_processes=n))
+        finally:
+            os.environ["AAEBENCH_CACHE"] = before
+    one, *others = ({f"floor of {k}": v for k, v in r.pop("floor")["split_half"].items()} | r for r in results)
+    for result in others:
+        for name, value in one.items():
+            assert result[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
+
+
+class TestFormats:
+    def test_a_folder_a_zip_and_an_npz_of_the_same_images(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        real, fake = folders
+        with zipfile.ZipFile(tmp_path / "fake.zip", "w") as archive:
+            for file in sorted(fake.iterdir()):
+                archive.write(file, file.name)
+        np.savez(tmp_path / "fake.npz", np.stack([np.asarray(Image.open(file)) for file in sorted(fake.iterdir())]))
+        results = [
+            score_images(real, path, load_named_definition("clean"), DOMAIN[1])
+            for path in (fake, tmp_path / "fake.zip", tmp_path / "fake.npz")
+        ]
+        fids = [float(str(result["fid"])) for result in results]
+        assert fids[1:] == pytest.approx([fids[0], fids[0]], rel=1e-9)
+        assert len({str(result["protocol_id"]) for result in results}) == 1
+
+    def test_images_of_many_sizes_and_channels_are_scored_together(
+        self, folders: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        mixed = tmp_path / "mixed"
+        shutil.copytree(folders[1], mixed)
+        for number, side in enumerate((20, 33, 64)):
+            Image.new("L", (side, side), 100).save(mixed / f"grey{number}.png")
+        result = _score(folders[0], mixed)
+        assert result["n_fake"] == 93
+        assert "real has 0 grey and 90 colour, fake has 3 grey and 90 colour images: grey ones count as" in caplog.text
+
+    def test_a_set_against_itself(self, folders: tuple[Path, Path]) -> None:
+        result = _score(folders[0], folders[0])
+        assert result["fid"] == pytest.approx(0, abs=1e-6)
+        assert result["coverage"] == 1
+
+    def test_constant_images_are_scored_and_pointed_out(
+        self, folders: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        constant = write_png(tmp_path / "constant", np.full((10, 32, 32, 3), 7, np.uint8))
+        result = _score(folders[0], constant)
+        assert result["inception_score"] == pytest.approx(1)
+        assert result["recall"] == 0
+        assert "have the same features: a constant" in caplog.text
+
+
+def _score(real: Path, fake: Path) -> dict[str, Any]:
+    return score_images(real, fake, load_named_definition("clean"), DOMAIN[1])
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda path: path.mkdir(), "holds no images"),
+            (lambda path: None, "there is no file or folder"),
+            (lambda path: write_png(path, np.zeros((1, 8, 8, 3), np.uint8)), "holds 1 image"),
+            (lambda path: path.write_text("text"), "no folder, no whole zip or tar archive"),
+        ],
+    )
+    def test_is_explained(self, folders: tuple[Path, Path], tmp_path: Path, make: Any, message: str) -> None:
+        make(tmp_path / "fake")
+        with pytest.raises(InputError, match=message):
+            _score(folders[0], tmp_path / "fake")
+
+    @pytest.mark.parametrize(
+        ("array", "message"),
+        [
+            (np.full((4, 8, 8, 3), np.nan), "NaN or infinite"),
+            (np.zeros((4, 8, 8, 3)), "save them as uint8"),
+            (np.zeros((4, 8, 8, 2), np.uint8), "an array of shape"),
+            (np.zeros((4, 8), np.uint8), "an array of shape"),
+        ],
+    )
+    def test_arrays(self, folders: tuple[Path, Path], tmp_path: Path, array: np.ndarray, message: str) -> None:
+        np.savez(tmp_path / "fake.npz", array)
+        with pytest.raises(InputError, match=message):
+            _score(folders[0], tmp_path / "fake.npz")
+
+    @pytest.mark.parametrize("num_processes", [1, 2])
+    def test_unreadable_files_are_named(self, folders: tuple[Path, Path], tmp_path: Path, num_processes: int) -> None:
+        shutil.copytree(folders[1], tmp_path / "fake")
+        (tmp_path / "fake" / "042.png").write_bytes(b"\x89PNG no more")
+        command = ("-m", "aaebench", "score", "--real", str(folders[0]), "--fake", str(tmp_path / "fake"), *DOMAIN)
+        process = launch(None, num_processes, *command)
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode != 0
+        assert not stdout
+        assert "1 of 90 images in" in stderr
+        assert "042.png" in stderr
+        if num_processes == 1:
+            assert process.returncode == 2
+
+    def test_missing_weights_name_the_file_and_the_command(
+        self, folders: tuple[Path, Path], empty_cache: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        assert call(lambda: score(real=folders[0], fake=folders[1])) == 2
+        stderr = capfd.readouterr().err
+        assert str(empty_cache / "weights" / "inception-2015-12-05.pt") in stderr
+        assert "aaebench stage --inception --from FILE" in stderr.replace("[--from FILE]", "--from FILE")
+
+    @pytest.mark.parametrize("extractor", ["domain-flowers", "nothing", "missing.safetensors"])
+    def test_unknown_extractors(self, folders: tuple[Path, Path], extractor: str) -> None:
+        with pytest.raises(InputError, match="domain-digits"):
+            score_images(*folders, load_named_definition("clean"), extractor)
+
+
+def test_help_teaches(aaebench: str) -> None:
+    shown = subprocess.run([aaebench, "score", "--help"], capture_output=True, text=True, check=True).stdout
+    for word in ("--real", "--fake", "--protocol", "--extractor", "accelerate launch", "published"):
+        assert word in shown
