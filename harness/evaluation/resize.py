@@ -1,5 +1,7 @@
 """Images brought to an extractor's size, on the device, a batch at a time."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -27,9 +29,11 @@ def resize_to(images: Tensor, size: int, how: Resize) -> Tensor:
 def _clean(images: Tensor, size: int) -> Tensor:
     """The clean resize is linear, so it is two products with fixed matrices, clamped."""
     vertical, horizontal = (_resize_matrix(n, size, images.device) for n in images.shape[2:])
-    return (vertical @ images.to(torch.float32) @ horizontal.T).clamp_(0, 255)
+    wide = images.to(torch.float32).flatten(0, 2) @ horizontal.T  # one product for all rows of all images
+    return (vertical @ wide.view(*images.shape[:3], size)).clamp_(0, 255)
 
 
+@lru_cache(maxsize=16)
 def _resize_matrix(n: int, size: int, device: torch.device) -> Tensor:
     """(size, n): row i holds the weights of output pixel i."""
     identity = torch.eye(n, dtype=torch.float64)[None, None]  # in float32 the positions of the taps are too coarse
