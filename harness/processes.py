@@ -41,6 +41,7 @@ def build_accelerator(mixed_precision: str) -> Accelerator:
             f"{world_size} processes were launched, but each trains alone; on CPUs launch with "
             f"ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {world_size} --num_machines 1"
         )
+    accelerator.wait_for_everyone()  # one that ends at once, on bad input, would break the others' connections
     return accelerator
 
 

@@ -30,16 +30,17 @@ class Evaluator:
             )
             test = load_test_images(config.dataset, config.image_size)
         test_images = None if test is None else PreparedImages(test[0]["images"][: config.max_images])
-        train_images = PreparedImages(data.images)
+        train_images, test_sha256 = PreparedImages(data.images), "" if test is None else test[1]["sha256"]
         if definition.reference == "train":
             images, other, sha256 = train_images, test_images, data.sha256
-        elif test is None or test_images is None:
+        elif test_images is not None:
+            images, other, sha256 = test_images, train_images, test_sha256
+        else:
             raise InputError(
                 f"the protocol {definition.name} scores against the test split, and {config.dataset} has none here; "
                 f"run: aaebench stage --dataset {config.dataset} --image-size {config.image_size} --test --from PATH"
             )
-        else:
-            images, other, sha256 = test_images, train_images, test[1]["sha256"]
+        content = f"{sha256} {data.sha256} {test_sha256}"
         batch_size = definition.batch_size or evaluation_batch_size(config.image_size)
         self.protocol = Protocol(
             name=definition.name,
@@ -55,7 +56,7 @@ class Evaluator:
             reference=definition.reference,
             autocast=definition.autocast,
         )
-        self.reference = load_reference(images, other, sha256, self.extractor, definition.autocast, batch_size, engine)
+        self.reference = load_reference(images, other, content, self.extractor, definition.autocast, batch_size, engine)
 
     def evaluate(
         self, sampler: str, images: NumberedImages, after_batch: Callable[[int], None] = lambda done: None

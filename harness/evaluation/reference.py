@@ -88,7 +88,7 @@ def build_reference(real: ImageStatistics, device: torch.device) -> Reference:
 def load_reference(
     images: NumberedImages,
     other_split: NumberedImages | None,
-    data_sha256: str,
+    content: str,
     extractor: Extractor,
     autocast: str,
     batch_size: int,
@@ -96,10 +96,11 @@ def load_reference(
 ) -> Reference | None:
     """The reference of a set of images, from the cache or computed by all processes.
 
+    Args: content: the checksums of the images and of the other split, the floor's.
     Returns: the reference on the main process, which scores, and None on the others.
     """
-    n_other = 0 if other_split is None else len(other_split)
-    key = (data_sha256, len(images), n_other, extractor.sha256, extractor.resizing, autocast, STATISTICS_VERSION)
+    sizes = (len(images), 0 if other_split is None else len(other_split))
+    key = (content, sizes, extractor.sha256, extractor.resizing, autocast, STATISTICS_VERSION)
     digest = hashlib.sha256(repr(key).encode()).hexdigest()
     path = cache_folder() / "statistics" / f"{extractor.name}-{digest[:20]}.safetensors"
 

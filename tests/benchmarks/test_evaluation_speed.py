@@ -1,4 +1,4 @@
-"""Evaluation: what stands around the extractor's forward pass, the resize, the Frechet distance, and the peak of memory."""
+"""Evaluation: what stands around the extractor's forward pass, the resize, the Frechet distance, the peak of memory."""
 
 import json
 import subprocess

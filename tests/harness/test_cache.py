@@ -111,6 +111,22 @@ class TestLease:
             assert 1 < time.monotonic() - started < 20
 
 
+def test_jobs_that_want_the_same_statistics_at_once_compute_them_once(tmp_path: Path) -> None:
+    code = (
+        "import time, torch; from pathlib import Path; from harness.cache import cached_together\n"
+        "from harness.processes import Processes, build_accelerator\n"
+        "def gather():\n"
+        f"    open({str(tmp_path / 'count')!r}, 'a').write('x'); time.sleep(2); return torch.ones(3)\n"
+        f"path, processes = Path({str(tmp_path / 'cache' / 'entry')!r}), Processes(build_accelerator('no'))\n"
+        "print(cached_together(path, processes, gather, lambda x: ({'x': x}, {}))[0]['x'].tolist())"
+    )
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(4)
+    ]
+    assert {job.communicate()[0] for job in jobs} == {"[1.0, 1.0, 1.0]\n"}
+    assert (tmp_path / "count").read_text() == "x"
+
+
 class TestFaults:
     def test_an_entry_that_cannot_be_stored_is_used_with_a_warning(self, tmp_path: Path) -> None:
         """A file size limit fails the write as a full disk does."""

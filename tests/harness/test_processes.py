@@ -44,7 +44,7 @@ def finish(process: Any) -> str:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, RunFolder]:
     folders = {}
-    for n in (1, 2):
+    for n in (1, 2, 4):
         out = tmp_path_factory.mktemp(f"processes{n}")
         stdout = finish(launch(out, n, str(ROOT / "tests/harness/norm_free.py"), *ARGUMENTS))
         folders[n] = only_folder(out)
@@ -53,12 +53,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, RunFolder]:
 
 
 def test_the_run_id_does_not_depend_on_the_number_of_processes(runs: dict[int, RunFolder]) -> None:
-    assert runs[1].path.name == runs[2].path.name
-    assert [runs[n].read_environment()["num_processes"] for n in runs] == [1, 2]
+    assert len({folder.path.name for folder in runs.values()}) == 1
+    assert [runs[n].read_environment()["num_processes"] for n in runs] == [1, 2, 4]
 
 
-def test_losses_and_scores_agree_within_float_tolerance(runs: dict[int, RunFolder]) -> None:
-    for one, two in zip(untimed(runs[1]), untimed(runs[2]), strict=True):
+@pytest.mark.parametrize("n", [2, 4])
+def test_losses_and_scores_agree_within_float_tolerance(runs: dict[int, RunFolder], n: int) -> None:
+    for one, two in zip(untimed(runs[1]), untimed(runs[n]), strict=True):
         assert one.keys() == two.keys()
         for key, value in one.items():
             if key.startswith("loss/"):
@@ -69,10 +70,12 @@ def test_losses_and_scores_agree_within_float_tolerance(runs: dict[int, RunFolde
                 assert two[key] == value, key
 
 
-def test_before_training_the_same_images_are_scored(runs: dict[int, RunFolder]) -> None:
-    one, two = (untimed(runs[n])[0] for n in (1, 2))
-    for key in ("eval/fid", "eval/inception_score", "posterior/kl", "posterior/sigma_mean"):
-        assert two[key] == pytest.approx(one[key], rel=1e-6), key
+@pytest.mark.parametrize("n", [2, 4])
+def test_before_training_the_same_images_are_scored(runs: dict[int, RunFolder], n: int) -> None:
+    one, two = untimed(runs[1])[0], untimed(runs[n])[0]
+    for key, value in one.items():
+        if key.startswith(("eval/", "floor.", "posterior/kl")):
+            assert two[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-6)), key
 
 
 def test_a_signal_stops_all_processes_and_they_resume(tmp_path: Path) -> None:
