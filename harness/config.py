@@ -96,6 +96,7 @@ class RunConfig(BaseModel):
     extractor_weights: WeightsFile = Field(None, description="A weights file instead of the staged or shipped one")
     feature_weights: WeightsFile = Field(None, description="The network whose activations dfc_vae compares")
     samplers: tuple[Sampler, ...] = Field(("prior",), description="Distributions of codes to score, prior first")
+    sampling_seeds: int = Field(1, ge=1, le=16, description="Sets of codes that prior samples are scored with")
     n_fake: int | None = Field(
         default_factory=lambda fields: fields["protocol"].n_fake,
         ge=2,

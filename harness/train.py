@@ -26,7 +26,7 @@ from harness.posterior import Posterior, compute_diagnostics, compute_posterior
 from harness.processes import build_accelerator
 from harness.progress import TrainingProgress
 from harness.record import Record, RunFolder, State
-from harness.samplers import build_prior, fit_codes
+from harness.samplers import CodeDistribution, build_prior, fit_codes
 from harness.samples import save_samples
 from harness.seeding import derive_seed
 from harness.staging import load_training_set
@@ -200,6 +200,11 @@ class Run:
         values: Record = {}
         for sampler, images in self.build_images(posterior, last=epoch == self.config.epochs):
             values |= self.evaluator.evaluate(sampler, images, self.after_batch)
+        for number in range(1, self.config.sampling_seeds):
+            images = self.build_samples(
+                build_prior(self.config.latent_dim), derive_seed(self.config.seed, "samples", number)
+            )
+            values |= self.evaluator.evaluate("prior", images, self.after_batch, sampling_seed=number)
         if posterior is None:
             values["posterior/collapse"] = "no posterior"
         else:
@@ -217,9 +222,12 @@ class Run:
             codes = build_prior(self.config.latent_dim)
             if sampler != "prior" and posterior is not None:
                 codes = fit_codes(sampler, posterior.mu, posterior.sigma, seed)
-            yield sampler, GeneratedImages(variant, codes, protocol, seed, self.engine.device)
+            yield sampler, self.build_samples(codes, seed)
         if last and isinstance(variant, AutoEncoder):
             yield "reconstruction", Reconstructions(variant, self.data, protocol, seed, self.engine.device)
+
+    def build_samples(self, codes: CodeDistribution, seed: int) -> NumberedImages:
+        return GeneratedImages(self.engine.variant, codes, self.evaluator.protocol, seed, self.engine.device)
 
     def save(self, progress: Progress) -> None:
         self.engine.synchronise_buffers()

@@ -59,12 +59,17 @@ class Evaluator:
         self.reference = load_reference(images, other, content, self.extractor, definition.autocast, batch_size, engine)
 
     def evaluate(
-        self, sampler: str, images: NumberedImages, after_batch: Callable[[int], None] = lambda done: None
+        self,
+        sampler: str,
+        images: NumberedImages,
+        after_batch: Callable[[int], None] = lambda done: None,
+        sampling_seed: int = 0,
     ) -> dict[str, object]:
         """Every score of n images, with the protocol that they belong to.
 
         `after_batch` is told how many images are done, on every process at once: it may raise to end the evaluation.
-        Returns: `eval/<name>` values for the prior's codes, `eval.<sampler>/<name>` for others.
+        Returns: `eval/<name>` values for the prior's codes, `eval.<sampler>/<name>` for others; of another sampling
+            seed, which repeats the evaluation with other codes, `eval.<sampler>-<seed>/<name>`.
         Raises: DivergedError if a score is not finite.
         """
         statistics = gather_statistics(images, self.extractor, self.engine, self.protocol.batch_size, after_batch)
@@ -77,8 +82,8 @@ class Evaluator:
         for name, value in scores.items():
             if not math.isfinite(value):
                 raise DivergedError(f"the {name} of {sampler} samples is {value}")
-        prefix = "eval" if sampler == "prior" else f"eval.{sampler}"
-        provenance = {
+        group = "eval" if sampler == "prior" and not sampling_seed else f"eval.{sampler}"
+        provenance: dict[str, object] = {
             "protocol": self.protocol.name,
             "protocol_id": self.protocol.id,
             "sampler": sampler,
@@ -86,7 +91,9 @@ class Evaluator:
             "n_real": self.protocol.n_real,
             "n_fake": self.protocol.n_fake,
         }
-        return {f"{prefix}/{name}": value for name, value in {**scores, **provenance}.items()}
+        if sampling_seed:
+            group, provenance["sampling_seed"] = f"{group}-{sampling_seed}", sampling_seed
+        return {f"{group}/{name}": value for name, value in {**scores, **provenance}.items()}
 
     def floor(self) -> dict[str, object]:
         """The noise floor as `floor.<which>/<name>` values, on the main process; {} on the others."""

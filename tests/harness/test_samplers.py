@@ -62,3 +62,15 @@ def test_each_sampler_is_scored_and_becomes_a_row(tmp_path: Path) -> None:
     last = runs[runs["epoch"] == 2].set_index("sampler")["fid"]
     assert list(last.index) == ["prior", "gaussian", "gmm", "reconstruction"]
     assert last.nunique() == 4
+
+
+def test_repeated_evaluations_differ_in_their_codes_alone(tmp_path: Path) -> None:
+    assert run(tmp_path / "runs", *SHORT, "--epochs", "1", "--set", "sampling_seeds=3") == 0
+    assert run(tmp_path / "plain", *SHORT, "--epochs", "1") == 0
+    repeated, plain = (only_folder(tmp_path / name).read_records()[-1] for name in ("runs", "plain"))
+    fids = [repeated[f"eval{group}/fid"] for group in ("", ".prior-1", ".prior-2")]
+    assert fids[0] == plain["eval/fid"]
+    assert len(set(fids)) == 3
+    assert max(fids) < 1.2 * min(fids)
+    assert repeated["eval.prior-2/sampler"] == "prior"
+    assert repeated["eval.prior-2/sampling_seed"] == 2
