@@ -1,0 +1,63 @@
+"""Numbers of different protocol ids are different quantities: which ids a collection holds, and choosing one."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harness.errors import InputError, unknown
+from results.collect import Collection
+
+PLACE = ["dataset", "image_size"]
+RECORDED = ["protocol", "extractor", "n_real", "n_fake"]  # what every row says of its protocol
+
+
+def choose_protocol(collection: Collection, wanted: str | None) -> Collection:
+    """The evaluations under one protocol per data set and size.
+
+    Args: wanted: a protocol's name, an extractor's, or an id; None where there is nothing to choose.
+    Raises: InputError if there is no such protocol, or several are left, saying in which fields they differ.
+    """
+    if wanted is not None:
+        valid = {name for column in ("protocol", "extractor", "protocol_id") for name in collection.runs[column].dropna()}
+        if wanted not in valid:
+            raise InputError(unknown("protocol", wanted, valid))
+        columns = ("protocol", "extractor", "protocol_id")
+        mask = None
+        for column in columns:
+            equal = pc.fill_null(pc.equal(collection.table[column], pa.scalar(wanted)), False)
+            mask = equal if mask is None else pc.or_(mask, equal)
+        floors = collection.floors
+        collection = replace(
+            collection,
+            table=collection.table.filter(mask),
+            floors=floors[(floors[list(columns)] == wanted).any(axis=1)],
+        )
+    for (dataset, size), ids in collection.runs.groupby(PLACE)["protocol_id"]:
+        if ids.nunique() > 1:
+            names = list(ids.dropna().unique())
+            raise InputError(
+                f"{dataset} at {size} px was scored under {len(names)} protocols, whose numbers are different quantities: "
+                f"{describe_difference(collection, names)}; choose one with --protocol {names[0]} (or a protocol's or an "
+                "extractor's name)"
+            )
+    return collection
+
+
+def describe_difference(collection: Collection, ids: list[str]) -> str:
+    """In which fields the protocols differ, and how: `normalisation (batch, running)`."""
+    definitions = [collection.protocols.get(name) or _recorded(collection.runs, name) for name in ids]
+    fields = {field for definition in definitions for field in definition}
+    differing = []
+    for field in sorted(fields):
+        values = [str(definition.get(field, "not recorded")) for definition in definitions]
+        if len(set(values)) > 1:
+            differing.append(f"{field} ({', '.join(value[:24] for value in values)})")
+    reason = ", ".join(differing) or "something that was not recorded"
+    return f"{', '.join(ids)} differ in {reason}"
+
+
+def _recorded(runs: pd.DataFrame, protocol_id: str) -> dict[str, object]:
+    rows = runs[runs["protocol_id"] == protocol_id]
+    return rows[RECORDED].iloc[0].to_dict() if len(rows) else {}
