@@ -13,7 +13,9 @@ app = App(
 )
 app.command("harness.commands:run", name="run", help="Train, evaluate and record one run.")
 app.command("harness.commands:stage", name="stage", help="Bring data sets and weights to the cache.")
-app.command("results.commands:collect_command", name="collect", help="Collect run folders into CSVs.")
+app.command("results.commands:collect_command", name="collect", help="Collect run folders into tables.")
+app.command("results.commands:report_command", name="report", help="Write report.html, tables and figures.")
+app.command("results.compare:compare_command", name="compare", help="What changed between two collections.")
 
 sweep = App(name="sweep", help="Many runs from one YAML file.")
 sweep.command("slurm.commands:submit", name="submit", help="Run a sweep.")

@@ -124,9 +124,7 @@ def _test(table: pd.DataFrame) -> pd.DataFrame:
         p_holm=adjusted,
         family=family,
         effect_size=compute_effect_size(mean, std, n),
-        verdict=[
-            judge(measure, *values) for measure, *values in zip(table["measure"], mean, adjusted, n, strict=True)
-        ],
+        verdict=[judge(measure, *values) for measure, *values in zip(table["measure"], mean, adjusted, n, strict=True)],
         more_seeds=np.where(adjusted < ALPHA, 0.0, np.maximum(needed - n, 0)),
     )
 

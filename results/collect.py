@@ -99,7 +99,10 @@ def _sorted(index: Index, copies: list[str]) -> pa.Table:
         table = table.filter(pc.invert(pc.is_in(table["folder"], value_set=pa.array(copies, pa.string()))))
     places = {
         name: pc.fill_null(pc.index_in(table[column], value_set=pa.array(order)), len(order))
-        for name, column, order in (("variant_place", "variant", PAPER_ORDER), ("sampler_place", "sampler", SAMPLER_ORDER))
+        for name, column, order in (
+            ("variant_place", "variant", PAPER_ORDER),
+            ("sampler_place", "sampler", SAMPLER_ORDER),
+        )
     }
     for name, place in places.items():
         table = table.append_column(name, place)

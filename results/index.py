@@ -100,9 +100,7 @@ def _look(folder: Path) -> State:
     return states
 
 
-def _read_all(
-    root: Path, paths: Sequence[str], processes: int
-) -> Iterator[tuple[pa.Table, dict[str, dict[str, Any]]]]:
+def _read_all(root: Path, paths: Sequence[str], processes: int) -> Iterator[tuple[pa.Table, dict[str, dict[str, Any]]]]:
     chunks = [(root, paths[start : start + CHUNK]) for start in range(0, len(paths), CHUNK)]
     if processes == 1 or len(paths) < PARALLEL_FROM:
         yield from map(_read_chunk, chunks)

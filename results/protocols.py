@@ -13,14 +13,17 @@ PLACE = ["dataset", "image_size"]
 RECORDED = ["protocol", "extractor", "n_real", "n_fake"]  # what every row says of its protocol
 
 
-def choose_protocol(collection: Collection, wanted: str | None) -> Collection:
+def choose_protocol(collection: Collection, wanted: str | None, required: bool = True) -> Collection:
     """The evaluations under one protocol per data set and size.
 
-    Args: wanted: a protocol's name, an extractor's, or an id; None where there is nothing to choose.
+    Args: wanted: a protocol's name, an extractor's, or an id; None where there is nothing to choose. required: whether several
+            may not stay side by side.
     Raises: InputError if there is no such protocol, or several are left, saying in which fields they differ.
     """
     if wanted is not None:
-        valid = {name for column in ("protocol", "extractor", "protocol_id") for name in collection.runs[column].dropna()}
+        valid = {
+            name for column in ("protocol", "extractor", "protocol_id") for name in collection.runs[column].dropna()
+        }
         if wanted not in valid:
             raise InputError(unknown("protocol", wanted, valid))
         columns = ("protocol", "extractor", "protocol_id")
@@ -35,7 +38,7 @@ def choose_protocol(collection: Collection, wanted: str | None) -> Collection:
             floors=floors[(floors[list(columns)] == wanted).any(axis=1)],
         )
     for (dataset, size), ids in collection.runs.groupby(PLACE)["protocol_id"]:
-        if ids.nunique() > 1:
+        if required and ids.nunique() > 1:
             names = list(ids.dropna().unique())
             raise InputError(
                 f"{dataset} at {size} px was scored under {len(names)} protocols, whose numbers are different quantities: "

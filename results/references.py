@@ -16,7 +16,11 @@ LABELS = {
 _CELL_COLUMNS = {column.name: column for column in SUMMARY}
 REFERENCES = [
     *(_CELL_COLUMNS[name] for name in SETTING if name != "sampler"),
-    Column("reference", "string", "train_test or split_half: real against real; reconstruction: decoded z from q(z, given x)"),
+    Column(
+        "reference",
+        "string",
+        "train_test or split_half: real against real; reconstruction: decoded z from q(z, given x)",
+    ),
     Column("label", "string", "the same in words"),
     Column("n", "integer", "seeds; 1 where no training is involved"),
     Column("n_real", "integer", "images of the one side"),

@@ -21,7 +21,7 @@ def render_markdown(table: PaperTable) -> str:
     header, cells = _layout(table.rows, styles, lambda text: f"<u>{text}</u>")
     lines = [f"**{table.caption}**", "", f"| {' | '.join(header)} |", f"|{' --- |' + ' ---: |' * (len(header) - 1)}"]
     lines += [f"| {' | '.join(row)} |" for row in cells]
-    return "\n".join([*lines, "", *_notes(table.rows), ""])
+    return "\n".join([*lines, "", *notes_of(table.rows), ""])
 
 
 def render_latex(table: PaperTable) -> str:
@@ -37,7 +37,7 @@ def render_latex(table: PaperTable) -> str:
         if is_reference[number] and (number == 0 or not is_reference[number - 1]):
             body.append("\\midrule")
         body.append(" & ".join(row) + " \\\\")
-    notes = " ".join(_escape(note) for note in _notes(table.rows))
+    notes = " ".join(_escape(note) for note in notes_of(table.rows))
     return "\n".join(
         [
             "\\begin{table}",
@@ -82,7 +82,7 @@ def _layout(
     return header, cells
 
 
-def _notes(rows: pd.DataFrame) -> list[str]:
+def notes_of(rows: pd.DataFrame) -> list[str]:
     notes = [NOTES]
     if (rows.loc[rows["kind"] == "variant", "n"] == 1).any():
         notes.append("n = 1: a single seed, about which statistics say nothing.")

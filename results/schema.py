@@ -156,3 +156,9 @@ def arrow_schema(columns: Iterable[Column]) -> pa.Schema:
     """The columns as Arrow's, with the schema's version in the metadata (where Parquet files carry it)."""
     fields = [pa.field(column.name, ARROW[column.type]) for column in columns]
     return pa.schema(fields, metadata={"aaebench_schema_version": str(SCHEMA_VERSION)})
+
+
+def render_columns(columns: Iterable[Column]) -> str:
+    """The columns as a Markdown table."""
+    lines = ["| column | type | meaning |", "| --- | --- | --- |"]
+    return "\n".join([*lines, *(f"| `{column.name}` | {column.type} | {column.meaning} |" for column in columns)])

@@ -89,7 +89,9 @@ def summarise(runs: pd.DataFrame, rule: EpochRule = "last") -> pd.DataFrame:
             groups["epoch"].max().rename("epoch_last"),
             groups["sweep"].agg(lambda names: ", ".join(sorted({name for name in names if name}))).rename("sweeps"),
             *(part[name].rename(f"{name}_{suffix}") for name in MEASURES for suffix, part in parts.items()),
-            flaws.apply(lambda row: ", ".join(f"{name} {n}" for name, n in row.items() if n), axis=1).rename("not_finite"),
+            flaws.apply(lambda row: ", ".join(f"{name} {n}" for name, n in row.items() if n), axis=1).rename(
+                "not_finite"
+            ),
             groups["collapse"].agg(_count).rename("collapse"),
         ],
         axis=1,

@@ -41,7 +41,9 @@ TABLE = [
     ),
     *(Column(f"{name}_mark", "string", "best, or among the best; empty: neither, or no statistics") for name in MARKED),
     Column("not_finite", "string", "measures that are NaN in some seed, and in how many"),
-    Column("published_fid", "number", "of the paper's table: one seed, and another protocol unless published_comparable"),
+    Column(
+        "published_fid", "number", "of the paper's table: one seed, and another protocol unless published_comparable"
+    ),
     Column("published_inception_score", "number", "likewise"),
     Column("published_comparable", "string", "yes under the protocol `published`, else no"),
     Column("protocol_id", "string", "of our numbers"),
