@@ -34,7 +34,7 @@ FILES: dict[str, tuple[list[Column], str]] = {
 
 @dataclass(frozen=True)
 class Analysis:
-    """`frames`: the tables of FILES but runs, by name; `tables`: the paper's; `reported`: the rows behind the summary."""
+    """`frames`: the tables of FILES but runs, by name; `tables`: the paper's; `reported`: rows behind the summary."""
 
     collection: Collection
     rule: EpochRule
@@ -80,10 +80,10 @@ def _judge(runs: pd.DataFrame, reported: pd.DataFrame, comparisons: pd.DataFrame
     """The claims, for each way to score by itself."""
     verdicts, evidence = [], []
     ways = reported[CAMPAIGN].drop_duplicates() if len(reported) else pd.DataFrame([["", ""]], columns=CAMPAIGN)
-    for way in ways.itertuples(index=False):
+    for way in ways.to_dict(orient="records"):
         parts = [frame.merge(pd.DataFrame([way])) for frame in (runs, reported, comparisons)]
         for found, frames in zip(judge_claims(*parts), (verdicts, evidence), strict=True):
-            frames.append(found.assign(protocol=way.protocol, extractor=way.extractor))
+            frames.append(found.assign(protocol=way["protocol"], extractor=way["extractor"]))
     return pd.concat(verdicts, ignore_index=True), pd.concat(evidence, ignore_index=True)
 
 

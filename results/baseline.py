@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from results.schema import HIGHER_IS_BETTER, LOWER_IS_BETTER, SCORES, Column
+from results.schema import HIGHER_IS_BETTER, LOWER_IS_BETTER, SCORES, Column, build_empty
 from results.statistics import (
     ALPHA,
     adjust_holm,
@@ -104,7 +104,7 @@ def compare_paired(reported: pd.DataFrame, reference: pd.DataFrame, measures: Se
         ).reset_index()
         parts.append(part.assign(measure=measure))
     if not parts:
-        return pd.DataFrame(columns=[*(column.name for column in COMPARISONS), "std"])
+        return build_empty(COMPARISONS).assign(std=np.nan)
     return _test(pd.concat(parts, ignore_index=True))
 
 

@@ -152,8 +152,8 @@ CLAIMS = [
     Claim(
         "C2",
         f"FID falls fast until about epoch {TURN}, then flattens or rises",
-        f"Per variant and data set trained for {2 * TURN} epochs or more: FID's mean fall an epoch after epoch {TURN}, over "
-        f"that before, lies below {FLAT} (for) or above (against) with its 95 % interval. More than half decide.",
+        f"Per variant and data set trained for {2 * TURN} epochs or more: FID's mean fall an epoch after epoch {TURN}, "
+        f"over that before, lies below {FLAT} (for) or above (against) with its 95 % interval. More than half decide.",
         find_flattening,
         most,
     ),
@@ -182,16 +182,16 @@ CLAIMS = [
     Claim(
         "C6",
         "feature and equal-linear hurt FID nearly everywhere",
-        f"Over {EVERYWHERE} data settings or more: their FID is higher than the AAE's (for) in at least {NEARLY:.0%} of the "
-        f"comparisons; lower (against) in more than {1 - NEARLY:.0%} refutes.",
+        f"Over {EVERYWHERE} data settings or more: their FID is higher than the AAE's (for) in at least {NEARLY:.0%} "
+        f"of the comparisons; lower (against) in more than {1 - NEARLY:.0%} refutes.",
         find_harm,
         nearly_all,
     ),
     Claim(
         "C7",
         "no variant is better on every data set",
-        f"Over {EVERYWHERE} data settings or more: each of the five has a higher FID than the AAE in some setting (for); "
-        "one that has a lower FID in all of them refutes.",
+        f"Over {EVERYWHERE} data settings or more: each of the five has a higher FID than the AAE in some setting "
+        "(for); one that has a lower FID in all of them refutes.",
         find_exceptions,
         complete,
     ),

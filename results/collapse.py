@@ -1,4 +1,4 @@
-"""The collapse of the posterior over training: what every evaluation measured, when it set in, and what FID did then."""
+"""The collapse of the posterior over training: what was measured, when it set in, and what FID did then."""
 
 import pandas as pd
 

@@ -48,7 +48,7 @@ class Collection:
         """What concerns these runs."""
         return replace(
             self,
-            table=self.table.filter(pc.is_in(self.table["run_id"], value_set=pa.array(sorted(run_ids), pa.string()))),
+            table=self.table.filter(pc.field("run_id").isin(pa.array(sorted(run_ids), pa.string()))),
             floors=self.floors[self.floors["run_id"].isin(run_ids)],
             problems=self.problems[self.problems["run_id"].isin(run_ids)].reset_index(drop=True),
             provenance=self.provenance[self.provenance["run_id"].isin(run_ids)].reset_index(drop=True),
@@ -81,9 +81,10 @@ def collect(root: Path, states: dict[str, State] | None = None, processes: int =
             if entry["protocol"] is not None and entry["provenance"]["protocol_id"]:
                 protocols[entry["provenance"]["protocol_id"]] = entry["protocol"]
     table = _sorted(index, copies)
-    is_floor = pc.fill_null(pc.starts_with(table["sampler"], pattern=FLOOR), False)
+    floors = [name for name in table["sampler"].unique().to_pylist() if name.startswith(FLOOR)]
+    is_floor = pc.field("sampler").isin(pa.array(floors, pa.string()))
     return Collection(
-        table.filter(pc.invert(is_floor)),
+        table.filter(~is_floor),
         table.filter(is_floor).to_pandas(),
         pd.DataFrame(problems, columns=[column.name for column in PROBLEMS]),
         pd.DataFrame(provenance, columns=[column.name for column in PROVENANCE]),
@@ -94,17 +95,12 @@ def collect(root: Path, states: dict[str, State] | None = None, processes: int =
 
 def _sorted(index: Index, copies: list[str]) -> pa.Table:
     """The rows in the paper's order of variants, then by run, epoch and sampler; copies of a run left out."""
-    table = index.table
-    if copies:
-        table = table.filter(pc.invert(pc.is_in(table["folder"], value_set=pa.array(copies, pa.string()))))
-    places = {
-        name: pc.fill_null(pc.index_in(table[column], value_set=pa.array(order)), len(order))
-        for name, column, order in (
-            ("variant_place", "variant", PAPER_ORDER),
-            ("sampler_place", "sampler", SAMPLER_ORDER),
-        )
-    }
-    for name, place in places.items():
-        table = table.append_column(name, place)
+    table = index.table.filter(~pc.field("folder").isin(pa.array(copies, pa.string()))) if copies else index.table
+    for name, column, order in (
+        ("variant_place", "variant", PAPER_ORDER),
+        ("sampler_place", "sampler", SAMPLER_ORDER),
+    ):
+        places = table[column].to_pandas().map({value: place for place, value in enumerate(order)})
+        table = table.append_column(name, pa.array(places.fillna(len(order)).astype("int64")))
     keys = ("variant_place", "variant", "run_id", "epoch", "sampler_place", "sampler", "sampling_seed")
     return table.sort_by([(name, "ascending") for name in keys]).select(COLUMNS)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from harness.errors import InputError
 from harness.terminal import console
-from results.analysis import Analysis, analyse
+from results.analysis import analyse
 from results.collect import Collection, collect
 from results.index import State, compute_generation, scan
 from results.protocols import choose_protocol
@@ -122,12 +122,6 @@ def describe_request(runs: Path, states: dict[str, State], protocol: str | None,
     """What determines a collection: equal requests give equal files."""
     chosen = {"runs": str(runs.resolve()), "protocol": protocol, "epoch": epoch}
     return chosen | {"generation": compute_generation(states)}
-
-
-def write_tables(analysis: Analysis, out: Path, runs: Path) -> None:
-    """The tables of a part of the runs, and on standard error which folders have a problem."""
-    write_collection(analysis, out, {"runs": str(runs.resolve()), "part": True})
-    print_problems(analysis.collection.problems)
 
 
 def print_problems(problems: pd.DataFrame) -> None:

@@ -85,7 +85,7 @@ def compare_command(
 
 
 def load_reported(folder: Path, protocol: str | None) -> pd.DataFrame:
-    """The last evaluations of a folder's finished runs. Raises: InputError if there are none, or protocols are mixed."""
+    """A folder's finished runs at their last epoch. Raises: InputError if there are none, or protocols are mixed."""
     if (folder / MANIFEST).is_file():
         runs = load_runs(folder)
         if protocol is not None:
@@ -112,7 +112,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, threshold: float) -> Comparison:
     _require_one_protocol(a, b)
     settings = {}
     for name in (name for name in CELL if name not in ("variant", "dataset", "image_size", "sampler", "protocol_id")):
-        values = [frame[name].astype(str).unique() for frame in (a, b)]
+        values = [frame[name].map(lambda value: "" if pd.isna(value) else str(value)).unique() for frame in (a, b)]
         if len(values[0]) == len(values[1]) == 1 and values[0][0] != values[1][0]:
             settings[name] = (values[0][0], values[1][0])
     keys = [name for name in CELL if name not in settings]

@@ -23,7 +23,7 @@ NEARLY = 0.8  # of the comparisons: nearly everywhere
 
 @dataclass(frozen=True)
 class Data:
-    """What rules look at: `runs` of all epochs, `reported` and `comparisons`, all of the main settings' prior samples."""
+    """What rules look at, of the main settings' prior samples: `runs` of all epochs, `reported` and `comparisons`."""
 
     runs: pd.DataFrame
     reported: pd.DataFrame
@@ -44,7 +44,7 @@ def _row(where: pd.Series, variant: str, quantity: str, finding: Finding, text: 
 
 def _interval(values: pd.Series) -> tuple[int, float, float, float]:
     numbers = values.dropna().to_numpy(float)
-    half = float(compute_half_width(numbers.std(ddof=1), len(numbers))) if len(numbers) > 1 else np.nan
+    half = float(compute_half_width(numbers.std(ddof=1), np.asarray(len(numbers)))) if len(numbers) > 1 else np.nan
     mean = float(numbers.mean()) if len(numbers) else np.nan
     return len(numbers), mean, mean - half, mean + half
 
@@ -91,7 +91,7 @@ def find_flattening(data: Data) -> Evidence:
         n, mean, low, high = _interval(pd.Series(paces, dtype=float))
         where, variant = cell.iloc[0], str(cell["variant"].iloc[0])
         if n < 2:
-            text = f"{variant}: {where['epochs']} epochs, {cell['run_id'].nunique()} seeds (it takes {2 * TURN} epochs, 2 seeds)"
+            text = f"{variant}: {where['epochs']} epochs, {cell['run_id'].nunique()} seeds (of {2 * TURN} and 2 needed)"
             found.append(_row(where, variant, "pace after epoch 20 / before", "missing", text, n=n))
             continue
         finding: Finding = "for" if high < FLAT else "against" if low > FLAT else "open"
@@ -112,7 +112,7 @@ def _difference(row: pd.Series, better: Finding, worse: Finding) -> dict[str, ob
 
 
 def _fid(data: Data, variants: Sequence[str], datasets: Sequence[str] | None = None) -> pd.DataFrame:
-    """Comparisons of FID; of several cells of a variant in a setting the first, whose options are the default's place."""
+    """Comparisons of FID; where a setting has several cells of a variant, the first."""
     table = data.comparisons
     table = table[(table["measure"] == "fid") & table["variant"].isin(variants)]
     table = table[table["dataset"].isin(datasets)] if datasets is not None else table

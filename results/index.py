@@ -1,6 +1,6 @@
 """What was read of the run folders, kept beside them, so that collecting again reads only what has changed.
 
-One Arrow file, `RUNS/.aaebench-index.arrow`: the rows of all folders, and in its metadata, per folder, what is not rows,
+One Arrow file, `RUNS/.aaebench-index.arrow`: the rows of all folders, and in its metadata what is not rows, per folder,
 with the sizes and times of the files that it was read from. It is rebuilt where there is any doubt: written by other
 code, damaged, or too soon after a change to tell by its time. Without the right to write there is no index.
 """
@@ -75,7 +75,7 @@ def load_index(root: Path, states: dict[str, State], processes: int = 1) -> Inde
     generation = compute_generation(states)
     if not missing and len(known) == len(fresh):
         return Index({path: known[path] for path in states}, table, generation)
-    kept = table.filter(pc.is_in(table["folder"], value_set=pa.array(sorted(fresh), pa.string())))
+    kept = table.filter(pc.field("folder").isin(pa.array(sorted(fresh), pa.string())))
     parts, entries = [kept], {path: known[path] for path in fresh}
     for part, described in _read_all(root, missing, processes):
         parts.append(part)
@@ -93,7 +93,7 @@ def _look(folder: Path) -> State:
     states: State = []
     for name in FILES:
         try:
-            stat = os.stat(f"{folder}/{name}")
+            stat = (folder / name).stat()
             states.append([stat.st_size, stat.st_mtime_ns])
         except OSError:
             states.append(None)
@@ -115,13 +115,11 @@ def _read_chunk(chunk: tuple[Path, Sequence[str]]) -> tuple[pa.Table, dict[str, 
     rows, described = [], {}
     for path, entry in entries.items():
         try:
-            part = _to_arrow(path, entry)
+            rows.append(_to_arrow(path, entry))
+            described[path] = entry.describe()
         except (pa.ArrowException, OverflowError) as error:  # a value of another type than its column's
-            entry = FolderEntry(entry.run_id, reason=str(error))
-            part = _to_arrow(path, entry)
-        rows.append(part)
-        described[path] = entry.describe()
-    return pa.concat_tables(rows), described
+            described[path] = FolderEntry(entry.run_id, reason=str(error)).describe()
+    return pa.concat_tables([SCHEMA.empty_table(), *rows]), described
 
 
 def _to_arrow(path: str, entry: FolderEntry) -> pa.Table:

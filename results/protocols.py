@@ -1,9 +1,10 @@
 """Numbers of different protocol ids are different quantities: which ids a collection holds, and choosing one."""
 
+import functools
+import operator
 from dataclasses import replace
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness.errors import InputError, unknown
@@ -16,8 +17,8 @@ RECORDED = ["protocol", "extractor", "n_real", "n_fake"]  # what every row says 
 def choose_protocol(collection: Collection, wanted: str | None, required: bool = True) -> Collection:
     """The evaluations under one protocol per data set and size.
 
-    Args: wanted: a protocol's name, an extractor's, or an id; None where there is nothing to choose. required: whether several
-            may not stay side by side.
+    Args: wanted: a protocol's name, an extractor's, or an id; None where there is nothing to choose. required: whether
+            several may not stay side by side.
     Raises: InputError if there is no such protocol, or several are left, saying in which fields they differ.
     """
     if wanted is not None:
@@ -27,10 +28,7 @@ def choose_protocol(collection: Collection, wanted: str | None, required: bool =
         if wanted not in valid:
             raise InputError(unknown("protocol", wanted, valid))
         columns = ("protocol", "extractor", "protocol_id")
-        mask = None
-        for column in columns:
-            equal = pc.fill_null(pc.equal(collection.table[column], pa.scalar(wanted)), False)
-            mask = equal if mask is None else pc.or_(mask, equal)
+        mask = functools.reduce(operator.or_, (pc.field(column) == wanted for column in columns))
         floors = collection.floors
         collection = replace(
             collection,
@@ -41,9 +39,9 @@ def choose_protocol(collection: Collection, wanted: str | None, required: bool =
         if required and ids.nunique() > 1:
             names = list(ids.dropna().unique())
             raise InputError(
-                f"{dataset} at {size} px was scored under {len(names)} protocols, whose numbers are different quantities: "
-                f"{describe_difference(collection, names)}; choose one with --protocol {names[0]} (or a protocol's or an "
-                "extractor's name)"
+                f"{dataset} at {size} px was scored under {len(names)} protocols, whose numbers are different "
+                f"quantities: {describe_difference(collection, names)}; choose one with --protocol {names[0]} (or the "
+                "name of a protocol or an extractor)"
             )
     return collection
 
@@ -63,4 +61,4 @@ def describe_difference(collection: Collection, ids: list[str]) -> str:
 
 def _recorded(runs: pd.DataFrame, protocol_id: str) -> dict[str, object]:
     rows = runs[runs["protocol_id"] == protocol_id]
-    return rows[RECORDED].iloc[0].to_dict() if len(rows) else {}
+    return {name: rows[name].iloc[0] for name in RECORDED} if len(rows) else {}

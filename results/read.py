@@ -85,8 +85,8 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
         if slash:
             groups.setdefault(group, {})[name] = value
     posterior = groups.get("posterior", {})
-    sigmas = posterior.get("sigma_mean_per_dim") or [None]
-    if isinstance(sigmas, list):
+    sigmas = posterior.get("sigma_mean_per_dim")
+    if isinstance(sigmas, list) and sigmas:
         posterior |= {"sigma_mean_smallest_dim": min(sigmas), "sigma_mean_largest_dim": max(sigmas)}
     measured = {
         **posterior,

@@ -1,11 +1,11 @@
-"""Rows to read a score by: real images against real images, and the best that the decoder does with posterior samples."""
+"""Rows to read a score by: real images against real images, and what the decoder makes of posterior samples."""
 
 import pandas as pd
 
 from results.baseline import find_baselines
 from results.collect import Collection
 from results.read import FLOOR
-from results.schema import SCORE_COLUMNS, SCORES, Column
+from results.schema import SCORE_COLUMNS, SCORES, Column, build_empty
 from results.summary import CELL, SETTING, SUMMARY
 
 LABELS = {
@@ -32,7 +32,7 @@ REFERENCES = [
 
 
 def build_references(collection: Collection, summary: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
-    """REFERENCES: for each setting in the summary what was recorded of its noise floor and of the AAE's reconstructions.
+    """REFERENCES: for each setting in the summary what was recorded of its noise floor and the AAE's reconstructions.
 
     A floor depends on the data and the protocol alone: it is taken from the first run that recorded it.
     """
@@ -46,8 +46,7 @@ def build_references(collection: Collection, summary: pd.DataFrame, reported: pd
     decoded = decoded.rename(columns={f"{name}_mean": name for name in SCORES}).assign(reference="reconstruction")
     columns = [column.name for column in REFERENCES]
     parts = [part.reindex(columns=columns) for part in (floors, decoded) if len(part)]
-    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-    order = list(LABELS)
-    table["label"] = table["reference"].map(lambda name: LABELS.get(name, name))
-    table["place"] = table["reference"].map(lambda name: order.index(name) if name in order else len(order))
-    return table.sort_values("place", kind="stable").drop(columns="place").reset_index(drop=True)
+    table = pd.concat(parts, ignore_index=True) if parts else build_empty(REFERENCES)
+    table["label"] = table["reference"].map(LABELS).fillna(table["reference"])
+    place = table["reference"].map({name: number for number, name in enumerate(LABELS)}).fillna(len(LABELS))
+    return table.iloc[place.argsort(kind="stable")].reset_index(drop=True)

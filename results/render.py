@@ -8,8 +8,8 @@ from results.summary import is_missing
 from results.tables import MARKED, SHOWN, PaperTable, format_cell, is_baseline, shown_columns
 
 NOTES = (
-    "Underlined: the baseline. Bold: best, and distinguishable from every other (paired t test over seeds, Holm, 0.05). "
-    "†: among the best, which cannot be told apart."
+    "Underlined: the baseline. Bold: best, and distinguishable from every other (paired t test over seeds, Holm, "
+    "0.05). †: among the best, which cannot be told apart."
 )
 FOREIGN = "The published numbers were taken under another protocol, from one seed: not comparable with ours."
 COMPARABLE = "The published numbers are of one seed."

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 from PIL import Image
 
 from harness.errors import InputError
@@ -37,18 +38,18 @@ SECTIONS = [
     ("provenance", "Provenance"),
     ("files", "Files"),
 ]
-BASELINE_INTRO = (
-    "Each variant minus the AAE of the same seed and setting: the mean difference with its 95 % t interval, the p of the "
-    "paired t test after Holm's correction over the measure's comparisons in the setting, Hedges' g, and how many more "
-    "seeds would find such a difference with a chance of 0.8, if it is the true one (a rough number). One pair has no "
-    "interval and no p."
-)
-COLLAPSE_INTRO = (
-    "Variance collapse is sigma going to 0: less than 5 % of the codes' variance is noise, and a plain autoencoder is left. "
-    "Posterior collapse is the reverse: more than 95 % is noise, and codes say nothing about the image. FID of "
-    "posterior samples, beside that of prior samples, shows what of it the decoder causes and what the mismatch of prior and "
-    "aggregated posterior. Units: sigma and mu as the encoder gives them, KL in nats."
-)
+BASELINE_INTRO = """
+Each variant minus the AAE of the same seed and setting: the mean difference with its 95 % t interval, the p of the
+paired t test after Holm's correction over the measure's comparisons in the setting, Hedges' g, and how many more
+seeds would find such a difference with a chance of 0.8, if it is the true one (a rough number). One pair has no
+interval and no p.
+"""
+COLLAPSE_INTRO = """
+Variance collapse is sigma going to 0: less than 5 % of the codes' variance is noise, a plain autoencoder is left.
+Posterior collapse is the reverse: more than 95 % is noise, and codes say nothing about the image. FID of posterior
+samples, beside that of prior samples, shows what of it the decoder causes and what the mismatch of prior and aggregated
+posterior. Units: sigma and mu as the encoder gives them, KL in nats.
+"""
 
 
 def write_report(analysis: Analysis, out: Path, refresh: float | None = None) -> Path:
@@ -84,8 +85,8 @@ def _render(analysis: Analysis, pictures: list[dict[str, Any]], refresh: float |
         title=f"aaebench: {', '.join(datasets) or 'no evaluations yet'}",
         meta=f"written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         refresh=refresh and max(1, round(refresh)),
-        style=jinja2.utils.markupsafe.Markup((folder / "report.css").read_text()),
-        script=jinja2.utils.markupsafe.Markup((folder / "report.js").read_text()),
+        style=Markup((folder / "report.css").read_text()),
+        script=Markup((folder / "report.js").read_text()),
         sections=SECTIONS,
         datasets=datasets,
         variants=variants,

@@ -114,7 +114,7 @@ def build_comparison_table(comparisons: pd.DataFrame) -> HtmlTable | None:
             Cell(label),
             _place(row),
             *(Cell(row[name]) if name in text else number(row[name], 0) for name in told),
-            Cell(LABELS.get(row["measure"], row["measure"])),
+            Cell(LABELS.get(str(row["measure"]), str(row["measure"]))),
             number(row["n"], 0),
             number(row["baseline_mean"], digits),
             number(row["mean"], digits),
@@ -213,7 +213,10 @@ def build_failure_table(analysis: Analysis) -> HtmlTable | None:
     problems = analysis.collection.problems
     if problems.empty:
         return None
-    rows = [Row([Cell(row.run_id), Cell(row.state), Cell(row.reason, kind="wrap")]) for row in problems.itertuples()]
+    rows = [
+        Row([Cell(row["run_id"]), Cell(row["state"]), Cell(row["reason"], kind="wrap")])
+        for _, row in problems.iterrows()
+    ]
     caption = "Failed and damaged runs are in no average; nor are unfinished ones, whose evaluations so far are drawn."
     names = ["run", "state", "reason"]
     return HtmlTable("problems", "Failures", caption, columns(names, names), rows[:MOST_ROWS], _cut(rows))

@@ -1,8 +1,9 @@
-"""The tables of a collection: every column's name, type and meaning. SCHEMA.md is this, written out; a test compares."""
+"""The tables of a collection: each column's name, type and meaning. SCHEMA.md is this, written out; a test compares."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import pandas as pd
 import pyarrow as pa
 
 # Raised when a column changes its name, type or meaning, or goes away; a new column does not raise it.
@@ -54,7 +55,7 @@ PROTOCOL_COLUMNS = _columns("""
     protocol | string | paper, clean or published: how the scores were taken
     protocol_id | string | hash of all that changes a score's value; scores of different ids are different quantities
     extractor | string | the network whose features are compared
-    sampler | string | where the codes came from: prior, gaussian, gmm (fits of the aggregated posterior), reconstruction
+    sampler | string | where codes came from: prior; gaussian, gmm (fitted to the aggregated posterior); reconstruction
     sampling_seed | integer | of a repeated evaluation, which differs in the codes only; empty: the run's own
     n_real | integer | images of the reference
     n_fake | integer | images generated
@@ -156,6 +157,11 @@ def arrow_schema(columns: Iterable[Column]) -> pa.Schema:
     """The columns as Arrow's, with the schema's version in the metadata (where Parquet files carry it)."""
     fields = [pa.field(column.name, ARROW[column.type]) for column in columns]
     return pa.schema(fields, metadata={"aaebench_schema_version": str(SCHEMA_VERSION)})
+
+
+def build_empty(columns: Iterable[Column]) -> pd.DataFrame:
+    """No rows, in columns of the right types: what has nothing merges like what has."""
+    return arrow_schema(columns).empty_table().to_pandas()
 
 
 def render_columns(columns: Iterable[Column]) -> str:

@@ -59,8 +59,8 @@ def _what_ran(analysis: Analysis) -> Iterator[str]:
         )
     if (runs["extractor"] == "domain").any():
         yield (
-            "Scores are taken in the features of a small classifier of the data's own labels (extractor domain): a scale "
-            "of its own, on which variants compare with each other, and nothing with numbers printed elsewhere."
+            "Scores are taken in the features of a small classifier of the data's own labels (extractor domain): a "
+            "scale of its own, on which variants compare with each other, and nothing with numbers printed elsewhere."
         )
 
 

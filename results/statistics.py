@@ -63,9 +63,13 @@ def compute_effect_size(mean: Array, std: Array, n: Array) -> Array:
 
 def compute_power(d: Array, n: Array, alpha: Array) -> Array:
     """The two-sided paired t test's chance to find a difference of `d` standard deviations with n pairs."""
-    df = n - 1
+    df, shift = n - 1, np.abs(d) * np.sqrt(n)
     critical = stats.t.isf(alpha / 2, df)
-    return stats.nct.sf(critical, df, d * np.sqrt(n)) + stats.nct.cdf(-critical, df, d * np.sqrt(n))
+    with np.errstate(all="ignore"):
+        exact = stats.nct.sf(critical, df, shift)
+    # Where the noncentral t's series fails (far shifts, many pairs) the normal distribution is as good.
+    found = np.where(np.isfinite(exact), exact, stats.norm.sf(critical - shift))
+    return np.clip(found + stats.t.sf(critical + shift, df), 0, 1)
 
 
 def compute_seeds_needed(mean: Array, std: Array, n: Array, alpha: Array) -> Array:
@@ -91,7 +95,7 @@ def compute_seeds_needed(mean: Array, std: Array, n: Array, alpha: Array) -> Arr
 
 
 def split_variance(values: Array, groups: Array) -> tuple[float, float]:
-    """Standard deviations of training and of sampling, from evaluations repeated with other codes (one-way random effects).
+    """Standard deviations of training and of sampling, from evaluations repeated with other codes (random effects).
 
     Args: values (N,), groups (N,): the training run that each belongs to.
     Returns: between runs, with what the sampling adds to the runs' means taken off (0 if nothing is left), and within

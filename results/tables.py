@@ -67,7 +67,7 @@ def load_published() -> pd.DataFrame:
 
 
 def build_tables(summary: pd.DataFrame, reported: pd.DataFrame, references: pd.DataFrame) -> list[PaperTable]:
-    """A table per data set and setting, of prior samples. Settings of several sizes share one, other differences do not."""
+    """A table per data set and setting, of prior samples. Several sizes share one; other differences do not."""
     cells = summary[summary["sampler"] == "prior"]
     shared = [name for name in SETTING if name not in (*BLOCK, "sampler")]
     marks = {f"{name}_mark": mark_best(reported, cells, name) for name in MARKED}
@@ -75,7 +75,8 @@ def build_tables(summary: pd.DataFrame, reported: pd.DataFrame, references: pd.D
     tables: list[tuple[str, list[pd.DataFrame]]] = []
     for (dataset, *_), group in cells.groupby(shared, dropna=False, sort=False):
         own: list[list[pd.DataFrame]] = []
-        for (size, *_), block in group.groupby(BLOCK, sort=True):
+        for _, block in group.groupby(BLOCK, sort=True):
+            size = block["image_size"].iloc[0]
             free = next((blocks for blocks in own if all(b["image_size"].iloc[0] != size for b in blocks)), None)
             if free is None:
                 own.append(free := [])

@@ -73,8 +73,11 @@ def load_runs(out: Path) -> pd.DataFrame:
         raise InputError(f"cannot read the collection {out}: {error}; collect its run folders again") from error
 
 
-def write_table(table: pa.Table | pd.DataFrame, columns: Iterable[Column], path: Path) -> None:
-    """`path`.csv and `path`.parquet. A missing value is empty (null); one that is not a number is nan."""
+def write_table(table: Any, columns: Iterable[Column], path: Path) -> None:
+    """An Arrow table or a DataFrame to `path`.csv and `path`.parquet.
+
+    A missing value is empty (null); one that is not a number is nan.
+    """
     schema = arrow_schema(columns)
     if isinstance(table, pd.DataFrame):
         table = pa.Table.from_pandas(table.reindex(columns=schema.names), schema=schema, preserve_index=False)

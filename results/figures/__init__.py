@@ -13,7 +13,7 @@ __all__ = ["Drawing", "draw_all", "draw_fid", "draw_samples", "draw_sigma", "sav
 
 
 def draw_all(collection: Collection) -> Iterator[Drawing]:
-    """The paper's figures and ours, those for which there are data, one at a time: save one before asking for the next."""
+    """The paper's figures and ours, where there are data, one at a time: save one before asking for the next."""
     for draw in (
         draw_fid,
         draw_samples,

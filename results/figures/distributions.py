@@ -45,8 +45,8 @@ def draw_posterior(collection: Collection) -> Iterator[Drawing]:
         figure.tight_layout()
         if drawn:
             caption = (
-                f"{name}. Grey: the share of all training images and dimensions, over all seeds, darker where there are "
-                "more; lines: the median of each seed; dotted: the prior's sigma."
+                f"{name}. Grey: all training images and dimensions over all seeds, darker where there are more; "
+                "lines: the median of each seed; dotted: the prior's sigma."
             )
             caption += (
                 f" The first {MOST_COLUMNS} of {len(cells_of(group))}." if len(cells_of(group)) > MOST_COLUMNS else ""
@@ -102,7 +102,7 @@ def draw_fid_against_noise_share(collection: Collection) -> Iterator[Drawing]:
         axis.set(xlabel="noise share of the codes", ylabel="FID of prior samples", title=name, xlim=(0, 1))
         used.append(axis)
     add_legend(figure, used)
-    caption = "Lines: each seed from its first to its last evaluation, the marker. Shaded: less than 5 % of the codes is noise."
+    caption = "Lines: each seed from its first to its last evaluation, the marker. Shaded: less than 5 % is noise."
     yield Drawing("fid-noise-share", "FID against noise share", caption, figure)
     plt.close(figure)
 

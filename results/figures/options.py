@@ -14,7 +14,7 @@ SHOWN = [("fid", "FID"), ("noise_share", "noise share")]
 
 
 def draw_option_curves(collection: Collection) -> Iterator[Drawing]:
-    """A figure per setting and variant of which an option takes three or more numbers; other options tell the lines apart."""
+    """A figure per setting and variant of which an option takes three numbers or more; a line per other options."""
     rows = evaluations(collection)
     rows = rows[rows["state"] == "done"]
     last = rows[rows["epoch"] == rows.groupby("run_id")["epoch"].transform("max")]

@@ -59,10 +59,10 @@ def draw_pair(collection: Collection) -> Iterator[Drawing]:
             if not common:
                 continue
             epoch = max(common)
-            group = group[group["epoch"] == epoch]
+            shown = group[group["epoch"] == epoch]
             figure, axes = plt.subplots(1, 2, figsize=(7.4, 4.1))
             for axis, variant in zip(axes, (BASELINE, other), strict=True):
-                pictured = _first_seed(group[group["variant"] == variant])
+                pictured = _first_seed(shown[shown["variant"] == variant])
                 _show(axis, collection, pictured, (GRID, GRID))
                 axis.set_title(f"{pictured['cell'].iloc[0]}, seed {pictured['seed'].iloc[0]}", fontsize=9)
             figure.tight_layout()

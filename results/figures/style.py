@@ -23,7 +23,7 @@ MOST_PANELS = 12  # settings shown; a caption says where there are more
 COLORS = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d00", "#7f7f7f"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<"]
 LINES: list[Any] = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), "--", "-."]
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -96,7 +96,7 @@ def build_panels(n: int, width: float = 4.6, height: float = 3.4) -> tuple[Figur
 
 
 def plot_seeds(axis: Axes, rows: pd.DataFrame, measure: str, styles: dict[str, dict[str, Any]]) -> None:
-    """Over epochs: a thin line per seed, their mean with markers, and its 95 % interval as a band where there are two."""
+    """Over epochs: a thin line per seed, their mean with markers, its 95 % interval as a band where there are two."""
     rows = rows.dropna(subset=[measure])
     for cell, group in rows.groupby("cell", sort=False):
         style = styles[str(cell)]
