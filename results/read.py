@@ -9,7 +9,7 @@ from types import NoneType
 from typing import Any
 
 from harness.record import Record, RunFolder
-from results.schema import CONFIGURATION, MEASURES
+from results.schema import CONFIGURATION, NUMBERS
 
 FLOOR = "floor."  # groups of scores of real images against real images; their sampler is floor.<name>
 LOSSES = ["loss_reconstruction", "loss_discriminator", "loss_adversary"]
@@ -107,7 +107,7 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
 def _check(row: dict[str, Any]) -> None:
     """Note scores that are not finite. Raises: ValueError for one that is no number."""
     not_finite = []
-    for name in MEASURES:
+    for name in NUMBERS:
         value = row.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float, NoneType)):
             raise ValueError(f"{name} is {value!r} in epoch {row['epoch']}")

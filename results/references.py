@@ -43,6 +43,7 @@ def build_references(collection: Collection, summary: pd.DataFrame, reported: pd
     floors = floors.assign(reference=floors["sampler"].str.removeprefix(FLOOR), n=1)
     baseline = find_baselines(reported)
     decoded = summary.merge(baseline[baseline["sampler"] == "reconstruction"], on=CELL)
+    decoded = decoded.drop(columns="inception_score_10_std")  # over seeds there, over splits here
     decoded = decoded.rename(columns={f"{name}_mean": name for name in SCORES}).assign(reference="reconstruction")
     columns = [column.name for column in REFERENCES]
     parts = [part.reindex(columns=columns) for part in (floors, decoded) if len(part)]

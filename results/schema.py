@@ -15,7 +15,9 @@ SCORES = ["fid", "inception_score", "inception_score_10", "inception_score_10_st
 SCORES += ["precision", "recall", "density", "coverage", "fid_infinity"]
 POSTERIOR = ["sigma_mean", "sigma_std", "mu_mean", "mu_std", "noise_share", "active_units", "kl", "prior_kl"]
 POSTERIOR += ["reconstruction_l1", "collapse"]
-MEASURES = [*SCORES, *(name for name in POSTERIOR if name != "collapse")]
+NUMBERS = [*SCORES, *(name for name in POSTERIOR if name != "collapse")]
+# What is averaged over seeds: not the errors that belong to a single evaluation.
+MEASURES = [name for name in NUMBERS if name not in ("inception_score_10_std", "kid_stderr")]
 LOWER_IS_BETTER = {"fid", "kid", "fid_infinity", "reconstruction_l1"}
 HIGHER_IS_BETTER = {"inception_score", "inception_score_10", "precision", "recall", "density", "coverage"}
 
