@@ -1,5 +1,6 @@
 """Run folders to tables: one row per run and evaluation, and one per folder that has something wrong with it."""
 
+import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -102,5 +103,15 @@ def _sorted(index: Index, copies: list[str]) -> pa.Table:
     ):
         places = table[column].to_pandas().map({value: place for place, value in enumerate(order)})
         table = table.append_column(name, pa.array(places.fillna(len(order)).astype("int64")))
-    keys = ("variant_place", "variant", "run_id", "epoch", "sampler_place", "sampler", "sampling_seed")
+    options = sorted(table["options"].unique().to_pylist(), key=_natural)
+    places = table["options"].to_pandas().map({text: place for place, text in enumerate(options)})
+    table = table.append_column("options_place", pa.array(places.astype("int64")))
+    keys = ["variant_place", "variant", "options_place", "dataset", "image_size", "seed", "run_id", "epoch"]
+    keys += ["sampler_place", "sampler", "sampling_seed"]
     return table.sort_by([(name, "ascending") for name in keys]).select(COLUMNS)
+
+
+def _natural(text: str) -> list[tuple[float, str]]:
+    """A key that sorts numbers within a text by their value: depth 2 before depth 10."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)
+    return [(float(part), "") if number % 2 else (0.0, part) for number, part in enumerate(parts)]

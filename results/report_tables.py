@@ -115,14 +115,14 @@ def build_comparison_table(comparisons: pd.DataFrame) -> HtmlTable | None:
             _place(row),
             *(Cell(row[name]) if name in text else number(row[name], 0) for name in told),
             Cell(LABELS.get(str(row["measure"]), str(row["measure"]))),
+            Cell(row["verdict"], kind=kind),
             number(row["n"], 0),
-            number(row["baseline_mean"], digits),
-            number(row["mean"], digits),
             number(row["difference"], digits, sign="+"),
             Cell(interval, "" if is_missing(row["difference_low"]) else row["difference_low"], "number"),
             number(row["p_holm"], 4),
+            number(row["baseline_mean"], digits),
+            number(row["mean"], digits),
             number(row["effect_size"], 1),
-            Cell(row["verdict"], kind=kind),
             _more_seeds(row["more_seeds"]),
         ]
         rows.append(Row(cells, row["dataset"], row["variant"]))

@@ -96,13 +96,13 @@ def _against_baseline(analysis: Analysis) -> Iterator[str]:
     if tested.empty:
         return
     named = tested.assign(cell=label_cells(tested))
+    place = "" if len(named[["dataset", "image_size"]].drop_duplicates()) == 1 else " on {dataset} {image_size} px"
     parts = []
     for verdict in ("better", "worse", "not distinguishable"):
         rows = named[named["verdict"] == verdict]
         if len(rows):
             names = [
-                f"{row['cell']} on {row['dataset']} {row['image_size']} px ({row['difference']:+.2f})"
-                for _, row in rows.head(8).iterrows()
+                f"{row['cell']}{place.format(**row)} ({row['difference']:+.2f})" for _, row in rows.head(8).iterrows()
             ]
             more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
             parts.append(f"{verdict}: {', '.join(names)}{more}")

@@ -14,6 +14,7 @@ from results.figures.style import (
     add_legend,
     build_panels,
     cells_of,
+    count_epochs,
     evaluations,
     split_settings,
     style_of,
@@ -37,7 +38,7 @@ def draw_posterior(collection: Collection) -> Iterator[Drawing]:
             for axis, what in zip(axes[:, column], ("mu", "sigma"), strict=True):
                 drawn |= _draw_histograms(axis, collection, list(run_ids), what, styles[cell])
             axes[0, column].set_title(cell.replace(" (", "\n("), fontsize=9)
-            axes[1, column].set_xlabel("epoch")
+            count_epochs(axes[1, column])
         axes[0, 0].set_ylabel("μ")
         axes[1, 0].set_ylabel("|σ|")
         for axis in axes[1]:

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from results.collect import Collection
-from results.figures.style import COLORS, Drawing, evaluations, split_settings
+from results.figures.style import COLORS, Drawing, evaluations, show_seeds, split_settings
 from results.statistics import compute_half_width
 
 SHOWN = [("fid", "FID"), ("noise_share", "noise share")]
@@ -49,6 +49,7 @@ def _draw(runs: pd.DataFrame, option: str):
             style = "-" if number == 0 else "--"
             axis.errorbar(seeds.mean().index, seeds.mean(), half, color=color, linestyle=style, capsize=2, label=line)
         axis.set(xlabel=option, ylabel=label)
+        show_seeds(axis, runs[measure].dropna())
         if is_logarithmic:
             axis.set_xscale("log")
         if runs["line"].nunique() > 1:

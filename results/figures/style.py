@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from results.collect import PAPER_ORDER, Collection
 from results.statistics import compute_half_width
@@ -113,11 +114,21 @@ def plot_seeds(axis: Axes, rows: pd.DataFrame, measure: str, styles: dict[str, d
         epochs = mean.index.to_numpy()[known]
         low, high = mean.to_numpy()[known] - half[known], mean.to_numpy()[known] + half[known]
         axis.fill_between(epochs, low, high, color=style["color"], alpha=0.13, linewidth=0)
-    values = rows[measure].astype(float)
-    if len(values):  # the band of two seeds may be wider than all there is to see
-        margin = 0.06 * (values.max() - values.min() or abs(values.max()) or 1)
-        axis.set_ylim(values.min() - margin, values.max() + margin)
+    show_seeds(axis, rows[measure])
+    count_epochs(axis)
+
+
+def show_seeds(axis: Axes, values: pd.Series) -> None:
+    """Limits at the seeds' own values: the interval of two may be wider than all there is to see."""
+    numbers = values.astype(float)
+    if len(numbers):
+        margin = 0.06 * (numbers.max() - numbers.min() or abs(numbers.max()) or 1)
+        axis.set_ylim(numbers.min() - margin, numbers.max() + margin)
+
+
+def count_epochs(axis: Axes) -> None:
     axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
 
 
 def add_legend(figure: Figure, axes: list[Axes]) -> None:
