@@ -56,6 +56,7 @@ def _read(folder: RunFolder) -> FolderEntry:
         **{column.name: config[column.name] for column in CONFIGURATION},
         "run_id": run_id,
         "options": json.dumps(config["options"], sort_keys=True),
+        "sweep": config["sweep"] or None,
         "state": state,
         "num_processes": environment.get("num_processes"),
         "interruptions": status.get("interruptions", 0),

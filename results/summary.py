@@ -87,7 +87,7 @@ def summarise(runs: pd.DataFrame, rule: EpochRule = "last") -> pd.DataFrame:
             groups[["n_real", "n_fake"]].first(),
             groups["epoch"].min().rename("epoch_first"),
             groups["epoch"].max().rename("epoch_last"),
-            groups["sweep"].agg(lambda names: ", ".join(sorted({name for name in names if name}))).rename("sweeps"),
+            groups["sweep"].agg(lambda names: ", ".join(sorted(set(names.dropna())))).rename("sweeps"),
             *(part[name].rename(f"{name}_{suffix}") for name in MEASURES for suffix, part in parts.items()),
             flaws.apply(lambda row: ", ".join(f"{name} {n}" for name, n in row.items() if n), axis=1).rename(
                 "not_finite"

@@ -80,7 +80,8 @@ def write_table(table: Any, columns: Iterable[Column], path: Path) -> None:
     """
     schema = arrow_schema(columns)
     if isinstance(table, pd.DataFrame):
-        table = pa.Table.from_pandas(table.reindex(columns=schema.names), schema=schema, preserve_index=False)
+        table = table.reindex(columns=schema.names).replace("", None)  # an empty text is a missing one
+        table = pa.Table.from_pandas(table, schema=schema, preserve_index=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     csv.write_csv(table, temporary, csv.WriteOptions(quoting_style="needed"))

@@ -1,4 +1,4 @@
-"""How long collecting takes, what memory it needs, how large a report grows. Synthetic records of real records' size."""
+"""How long collecting takes, what memory it needs, how large a report grows. Records as large as real ones."""
 
 import json
 import os
@@ -114,7 +114,7 @@ def test_time_grows_linearly_with_the_runs(tmp_path: Path) -> None:
 
 
 def test_a_report_of_180_runs_stays_under_5_megabytes(tmp_path: Path) -> None:
-    """The paper's campaign: six variants, six data settings, five seeds; the pictures are noise, the worst to compress."""
+    """The paper's campaign: six variants, six data settings, five seeds; pictures of noise, the worst to compress."""
     for dataset, size in (
         ("mnist", 32),
         ("emnist", 32),

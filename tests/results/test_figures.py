@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from results.collect import collect
+from results.collect import PAPER_ORDER, collect
 from results.figures import Drawing, draw_all, draw_fid, draw_samples, draw_sigma, save_figure
 from tests.results.runs import evaluation, write_campaign, write_picture, write_run
 
@@ -49,7 +49,7 @@ def test_options_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_cells_differ_in_marker_and_line_not_only_in_colour(tmp_path: Path) -> None:
-    write_campaign(tmp_path, dict.fromkeys(["aae", "latent_mapping", "n_iter", "kld_loss", "feature"], [3.0, 4.0]))
+    write_campaign(tmp_path, {variant: [3.0, 4.0] for variant in PAPER_ORDER[:5]})
     (drawing,) = draw_fid(collect(tmp_path))
     means = [line for line in drawing.figure.axes[0].lines if not str(line.get_label()).startswith("_")]
     assert len({line.get_marker() for line in means}) == 5
