@@ -80,15 +80,9 @@ def find_flattening(data: Data) -> Evidence:
     """C2: the pace of FID's fall after epoch 20 over that before."""
     found = []
     prior = data.runs[(data.runs["sampler"] == "prior") & data.runs["fid"].notna()]
-    for _, cell in prior.groupby(CELL, dropna=False, sort=False):
-        paces = []
-        for _, run in cell.groupby("run_id"):
-            epochs, fids = run["epoch"].to_numpy(), run["fid"].to_numpy(float)
-            turn = int(np.abs(epochs - TURN).argmin())
-            if epochs[0] == 0 and abs(epochs[turn] - TURN) <= TURN / 4 and epochs[-1] >= 2 * TURN:
-                early = (fids[0] - fids[turn]) / epochs[turn]
-                paces.append((fids[turn] - fids[-1]) / (epochs[-1] - epochs[turn]) / early if early > 0 else np.inf)
-        n, mean, low, high = _interval(pd.Series(paces, dtype=float))
+    runs = _measure_paces(prior)
+    for _, cell in runs.groupby(CELL, dropna=False, sort=False):
+        n, mean, low, high = _interval(cell["pace"])
         where, variant = cell.iloc[0], str(cell["variant"].iloc[0])
         if n < 2:
             text = f"{variant}: {where['epochs']} epochs, {cell['run_id'].nunique()} seeds (of {2 * TURN} and 2 needed)"
@@ -99,6 +93,28 @@ def find_flattening(data: Data) -> Evidence:
         numbers = {"n": n, "estimate": mean, "low": low, "high": high}
         found.append(_row(where, variant, "pace after epoch 20 / before", finding, text, **numbers))
     return found
+
+
+def _measure_paces(prior: pd.DataFrame) -> pd.DataFrame:
+    """The first row of each run with its `pace`; NaN where it was too short, or not evaluated about the turn."""
+    ordered = prior.sort_values(["run_id", "epoch"], kind="stable")
+    distance = (ordered["epoch"] - TURN).abs()
+    nearest = distance.groupby(ordered["run_id"], sort=False).idxmin()
+    first, turn, last = (
+        rows.set_index("run_id")[["epoch", "fid"]]
+        for rows in (
+            ordered.drop_duplicates("run_id"),
+            ordered.loc[nearest],
+            ordered.drop_duplicates("run_id", keep="last"),
+        )
+    )
+    early = (first["fid"] - turn["fid"]) / turn["epoch"]
+    late = (turn["fid"] - last["fid"]) / (last["epoch"] - turn["epoch"])
+    near = (turn["epoch"] - TURN).abs() <= TURN / 4
+    usable = (first["epoch"] == 0) & near & (last["epoch"] >= 2 * TURN)
+    pace = (late / early).where(early > 0, np.inf).where(usable)
+    runs = prior.drop_duplicates("run_id")
+    return runs.assign(pace=runs["run_id"].map(pace))
 
 
 def _difference(row: pd.Series, better: Finding, worse: Finding) -> dict[str, object]:

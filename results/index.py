@@ -111,23 +111,22 @@ def _read_all(root: Path, paths: Sequence[str], processes: int) -> Iterator[tupl
 
 def _read_chunk(chunk: tuple[Path, Sequence[str]]) -> tuple[pa.Table, dict[str, dict[str, Any]]]:
     root, paths = chunk
-    entries: dict[str, FolderEntry] = {path: read_folder(RunFolder(root / path)) for path in paths}
-    rows, described = [], {}
-    for path, entry in entries.items():
-        try:
-            rows.append(_to_arrow(path, entry))
-            described[path] = entry.describe()
-        except (pa.ArrowException, OverflowError) as error:  # a value of another type than its column's
-            described[path] = FolderEntry(entry.run_id, reason=str(error)).describe()
-    return pa.concat_tables([SCHEMA.empty_table(), *rows]), described
+    entries = {path: read_folder(RunFolder(root / path)) for path in paths}
+    try:
+        table = _to_arrow(entries)
+    except (pa.ArrowException, OverflowError):  # a value of another type than its column's: whose is it?
+        for path, entry in entries.items():
+            try:
+                _to_arrow({path: entry})
+            except (pa.ArrowException, OverflowError) as error:
+                entries[path] = FolderEntry(entry.run_id, reason=str(error))
+        table = _to_arrow(entries)
+    return table, {path: entry.describe() for path, entry in entries.items()}
 
 
-def _to_arrow(path: str, entry: FolderEntry) -> pa.Table:
-    columns = {
-        name: [path] * len(entry.rows) if name == "folder" else [row.get(name) for row in entry.rows]
-        for name in SCHEMA.names
-    }
-    return pa.table(columns, schema=SCHEMA)
+def _to_arrow(entries: dict[str, FolderEntry]) -> pa.Table:
+    rows = [row | {"folder": path} for path, entry in entries.items() for row in entry.rows]
+    return pa.table({name: [row.get(name) for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
 
 
 def _load(file: Path) -> tuple[dict[str, dict[str, Any]], pa.Table]:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import NoneType
 from typing import Any
@@ -29,7 +29,7 @@ class FolderEntry:
 
     def describe(self) -> dict[str, Any]:
         """All but the rows."""
-        return {name: value for name, value in asdict(self).items() if name != "rows"}
+        return {name: value for name, value in vars(self).items() if name != "rows"}
 
 
 def read_folder(folder: RunFolder) -> FolderEntry:
@@ -80,6 +80,8 @@ def _read(folder: RunFolder) -> FolderEntry:
 
 
 def _rows(record: Record) -> Iterator[dict[str, Any]]:
+    if "eval" not in (names := " ".join(record)) and FLOOR not in names:
+        return
     groups: dict[str, dict[str, Any]] = {}
     for key, value in record.items():
         group, slash, name = key.partition("/")

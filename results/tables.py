@@ -1,6 +1,7 @@
 """The paper's Tables 1 to 5, and one for every other data set: ours beside the published numbers, never mixed."""
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 
 import pandas as pd
@@ -60,6 +61,7 @@ class PaperTable:
     rows: pd.DataFrame
 
 
+@cache
 def load_published() -> pd.DataFrame:
     """The paper's Tables 1-5: table, dataset, image_size, variant, fid, inception_score."""
     with (files("results") / "published" / "tables.csv").open() as file:
@@ -70,8 +72,8 @@ def build_tables(summary: pd.DataFrame, reported: pd.DataFrame, references: pd.D
     """A table per data set and setting, of prior samples. Several sizes share one; other differences do not."""
     cells = summary[summary["sampler"] == "prior"]
     shared = [name for name in SETTING if name not in (*BLOCK, "sampler")]
-    marks = {f"{name}_mark": mark_best(reported, cells, name) for name in MARKED}
-    cells = cells.assign(**marks)
+    cells = _add_published(cells.assign(**{f"{name}_mark": mark_best(reported, cells, name) for name in MARKED}))
+    floors = _prepare_references(references)
     tables: list[tuple[str, list[pd.DataFrame]]] = []
     for (dataset, *_), group in cells.groupby(shared, dropna=False, sort=False):
         own: list[list[pd.DataFrame]] = []
@@ -89,7 +91,7 @@ def build_tables(summary: pd.DataFrame, reported: pd.DataFrame, references: pd.D
         number = NUMBERS.get(dataset)
         stem = f"table{number}-{dataset}" if number else f"table-{dataset}"
         stem += f"-{counts[dataset]}" if counts[dataset] > 1 else ""
-        rows = pd.concat([_build_block(block, references) for block in blocks], ignore_index=True)
+        rows = pd.concat([_build_block(block, floors) for block in blocks], ignore_index=True)
         built.append(PaperTable(stem, _caption(number, dataset, blocks), rows))
     return sorted(built, key=lambda table: (NUMBERS.get(table.rows["dataset"].iloc[0], 9), table.stem))
 
@@ -107,32 +109,42 @@ def _caption(number: int | None, dataset: str, blocks: list[pd.DataFrame]) -> st
     )
 
 
-def _build_block(block: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
+def _add_published(cells: pd.DataFrame) -> pd.DataFrame:
+    """The published numbers, beside the one cell of a variant in its setting; of several, none is the published one."""
+    keys = ["dataset", "image_size", "variant"]
+    names = {"fid": "published_fid", "inception_score": "published_inception_score"}
+    published = load_published()[[*keys, *names]].rename(columns=names)
+    alone = cells.groupby([*SETTING, "variant"], dropna=False)["variant"].transform("size") == 1
+    known = cells.reset_index().merge(published, on=keys, how="left").set_index("index")
+    known[list(names.values())] = known[list(names.values())].where(alone)
+    return known.rename_axis(None)
+
+
+def _prepare_references(references: pd.DataFrame) -> dict[tuple[str, ...], pd.DataFrame]:
+    """The rows of each setting, as TABLE has them."""
+    rows = references.rename(columns={name: f"{name}_mean" for name in MEASURES}).assign(kind="reference")
+    return {_setting(group.iloc[0]): group for _, group in rows.groupby(_REFERENCED, dropna=False, sort=False)}
+
+
+_REFERENCED = [name for name in SETTING if name != "sampler"]
+
+
+def _setting(row: pd.Series) -> tuple[str, ...]:
+    return tuple("" if pd.isna(row[name]) else str(row[name]) for name in _REFERENCED)
+
+
+def _build_block(block: pd.DataFrame, floors: dict[tuple[str, ...], pd.DataFrame]) -> pd.DataFrame:
     first = block.iloc[0]
-    published = load_published().rename(
-        columns={"fid": "published_fid", "inception_score": "published_inception_score"}
+    parts = [block.assign(kind="variant", label=label_cells(block))]
+    parts += [floors[_setting(first)]] if _setting(first) in floors else []
+    columns = [column.name for column in TABLE]
+    table = pd.concat([part.reindex(columns=columns) for part in parts], ignore_index=True)
+    return table.assign(
+        table=NUMBERS.get(str(first["dataset"])),
+        published_comparable="yes" if first["protocol"] == "published" else "no",
+        epoch_rule=first["epoch_rule"],
+        protocol_id=first["protocol_id"],
     )
-    alone = block.groupby("variant")["variant"].transform("size") == 1
-    rows = block.assign(kind="variant", label=label_cells(block), named=block["variant"].where(alone))
-    rows = rows.merge(
-        published[["dataset", "image_size", "variant", "published_fid", "published_inception_score"]],
-        left_on=["dataset", "image_size", "named"],
-        right_on=["dataset", "image_size", "variant"],
-        how="left",
-        suffixes=("", "_published"),
-    )
-    same = pd.Series(True, index=references.index)
-    for name in (name for name in SETTING if name != "sampler"):
-        same &= (references[name] == first[name]) | (references[name].isna() & bool(pd.isna(first[name])))
-    means = {name: f"{name}_mean" for name in MEASURES}
-    floor = references[same].rename(columns=means).assign(kind="reference")
-    parts = [part for part in (rows, floor) if len(part)]
-    table = pd.concat([part.reindex(columns=[column.name for column in TABLE]) for part in parts], ignore_index=True)
-    table["table"] = NUMBERS.get(str(first["dataset"]))
-    table["published_comparable"] = "yes" if first["protocol"] == "published" else "no"
-    table["epoch_rule"] = first["epoch_rule"]
-    table["protocol_id"] = first["protocol_id"]
-    return table
 
 
 def format_cell(row: pd.Series, name: str) -> str:

@@ -52,10 +52,12 @@ def write_runs(root: Path, n: int) -> None:
         lines.append(json.dumps(record))
     records = "\n".join(lines) + "\n"
     for number in range(n):
-        variant, seed, dataset = PAPER_ORDER[number % 6], number // 6 % 5, f"data{number // 30}"
+        variant, seed, dataset = PAPER_ORDER[number % 6], number // 6 % 5, f"data{number // 30 % 10}"
         folder = root / f"{number // 1000}" / f"{variant}-{number}"
         folder.mkdir(parents=True)
-        config = CONFIG | {"variant": variant, "seed": seed, "dataset": dataset, "epochs": EPOCHS}
+        options = {"sigma": "linear", "weight": round(0.01 * (number // 300), 2)}
+        fields = {"variant": variant, "options": options, "seed": seed, "dataset": dataset, "epochs": EPOCHS}
+        config = CONFIG | fields
         (folder / "config.json").write_text(json.dumps(config))
         environment = {"run_id": folder.name, "git_commit": "abc", "num_processes": 1, "device": "cuda", "gpu": "H200"}
         (folder / "environment.json").write_text(json.dumps(environment))
