@@ -11,7 +11,7 @@ from results.collect import Collection
 from results.gap import GAP, build_gap
 from results.references import REFERENCES, build_references
 from results.schema import PROBLEMS, PROTOCOLS, PROVENANCE, RUNS, Column
-from results.summary import SUMMARY, EpochRule, reported_rows, summarise
+from results.summary import CELL, SUMMARY, EpochRule, reported_rows, summarise
 from results.tables import PaperTable, build_tables
 
 CAMPAIGN = ["protocol", "extractor"]  # evaluations of one way to score; its ids differ by data set and size
@@ -80,8 +80,9 @@ def _judge(runs: pd.DataFrame, reported: pd.DataFrame, comparisons: pd.DataFrame
     """The claims, for each way to score by itself."""
     verdicts, evidence = [], []
     ways = reported[CAMPAIGN].drop_duplicates() if len(reported) else pd.DataFrame([["", ""]], columns=CAMPAIGN)
+    judged = [*dict.fromkeys([*CELL, "run_id", "seed", "state", "epoch", "sampling_seed", "fid", "sigma_mean"])]
     for way in ways.to_dict(orient="records"):
-        parts = [frame.merge(pd.DataFrame([way])) for frame in (runs, reported, comparisons)]
+        parts = [frame.merge(pd.DataFrame([way])) for frame in (runs[judged], reported, comparisons)]
         for found, frames in zip(judge_claims(*parts), (verdicts, evidence), strict=True):
             frames.append(found.assign(protocol=way["protocol"], extractor=way["extractor"]))
     return pd.concat(verdicts, ignore_index=True), pd.concat(evidence, ignore_index=True)

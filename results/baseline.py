@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from results.schema import HIGHER_IS_BETTER, LOWER_IS_BETTER, SCORES, Column, build_empty
+from results.schema import HIGHER_IS_BETTER, LOWER_IS_BETTER, SCORES, Column
 from results.statistics import (
     ALPHA,
     adjust_holm,
@@ -15,7 +15,7 @@ from results.statistics import (
     compute_p,
     compute_seeds_needed,
 )
-from results.summary import CELL, SETTING, SUMMARY
+from results.summary import CELL, SETTING, SUMMARY, build_empty
 
 BASELINE = "aae"
 COMPARED = ["fid", "fid_infinity", "kid", "inception_score", "inception_score_10", "precision", "recall", "density"]

@@ -23,8 +23,8 @@ import pyarrow.compute as pc
 from pyarrow import feather
 
 from harness.record import RunFolder, find_run_folders
-from results.read import FolderEntry, read_folder
-from results.schema import RUNS, Column, arrow_schema
+from results.read import FolderEntry, explain_type, read_folder
+from results.schema import NUMBERS, RUNS, Column, arrow_schema
 
 NAME = ".aaebench-index.arrow"
 FILES = ("config.json", "environment.json", "status.json", "records.jsonl")
@@ -119,14 +119,34 @@ def _read_chunk(chunk: tuple[Path, Sequence[str]]) -> tuple[pa.Table, dict[str, 
             try:
                 _to_arrow({path: entry})
             except (pa.ArrowException, OverflowError) as error:
-                entries[path] = FolderEntry(entry.run_id, reason=str(error))
+                entries[path] = FolderEntry(entry.run_id, reason=explain_type(entry, error))
         table = _to_arrow(entries)
     return table, {path: entry.describe() for path, entry in entries.items()}
 
 
 def _to_arrow(entries: dict[str, FolderEntry]) -> pa.Table:
-    rows = [row | {"folder": path} for path, entry in entries.items() for row in entry.rows]
-    return pa.table({name: [row.get(name) for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
+    rows = [row for entry in entries.values() for row in entry.rows]
+    shared = {name for entry in entries.values() for name in entry.common}
+    columns: dict[str, list[Any]] = {
+        "folder": [path for path, entry in entries.items() for _ in entry.rows],
+        **{name: [entry.common[name] for entry in entries.values() for _ in entry.rows] for name in shared},
+    }
+    arrays = [
+        pa.array(columns.get(name) or [row.get(name) for row in rows], SCHEMA.field(name).type) for name in SCHEMA.names
+    ]
+    return _note_not_finite(pa.table(arrays, schema=SCHEMA))
+
+
+def _note_not_finite(table: pa.Table) -> pa.Table:
+    """Name, in each row, the scores that are NaN or infinite."""
+    flaws: dict[int, list[str]] = {}
+    for name in NUMBERS:
+        finite = pc.call_function("is_finite", [table[name]])
+        if pc.call_function("any", [pc.call_function("invert", [finite])]).as_py():
+            for row in (row for row, is_finite in enumerate(finite.to_pylist()) if is_finite is False):
+                flaws.setdefault(row, []).append(name)
+    noted = pa.array([" ".join(flaws[row]) if row in flaws else None for row in range(len(table))], pa.string())
+    return table.set_column(SCHEMA.get_field_index("not_finite"), SCHEMA.field("not_finite"), noted)
 
 
 def _load(file: Path) -> tuple[dict[str, dict[str, Any]], pa.Table]:

@@ -1,7 +1,6 @@
 """One run folder to rows: what its files say, checked. A folder that cannot be read is a problem with a reason."""
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,18 +17,21 @@ RECORD_VERSION = 1  # of the run folder's files, where they state one (`record_v
 
 @dataclass
 class FolderEntry:
-    """What a folder holds: `rows`, one per evaluation and sampler (and per noise floor); what is wrong; provenance."""
+    """What a folder holds: `rows`, one per evaluation and sampler (and per noise floor), and what is `common` to them;
+    what is wrong; provenance.
+    """
 
     run_id: str
     state: str = "damaged"
     reason: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     protocol: dict[str, Any] | None = None
+    common: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def describe(self) -> dict[str, Any]:
         """All but the rows."""
-        return {name: value for name, value in vars(self).items() if name != "rows"}
+        return {name: value for name, value in vars(self).items() if name not in ("rows", "common")}
 
 
 def read_folder(folder: RunFolder) -> FolderEntry:
@@ -62,9 +64,7 @@ def _read(folder: RunFolder) -> FolderEntry:
         "interruptions": status.get("interruptions", 0),
         "git_commit": environment.get("git_commit"),
     }
-    rows = [row | common for record in records for row in _rows(record)]
-    for row in rows:
-        _check(row)
+    rows = [row for record in records for row in _rows(record)]
     if state == "done" and not any(not str(row["sampler"]).startswith(FLOOR) for row in rows):
         raise ValueError("it is done and has no evaluation")
     protocol_id = next((row["protocol_id"] for row in rows if row.get("protocol_id")), None)
@@ -75,6 +75,7 @@ def _read(folder: RunFolder) -> FolderEntry:
         "" if state == "done" else _explain(status),
         _provenance(environment, status, records) | {"run_id": run_id, "protocol_id": protocol_id},
         protocol if isinstance(protocol, dict) else None,
+        common,
         rows,
     )
 
@@ -107,16 +108,14 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
             yield {**shared, **values, **measured, "sampler": group}
 
 
-def _check(row: dict[str, Any]) -> None:
-    """Note scores that are not finite. Raises: ValueError for one that is no number."""
-    not_finite = []
-    for name in NUMBERS:
-        value = row.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float, NoneType)):
-            raise ValueError(f"{name} is {value!r} in epoch {row['epoch']}")
-        if value is not None and not math.isfinite(value):
-            not_finite.append(name)
-    row["not_finite"] = " ".join(not_finite) or None
+def explain_type(entry: FolderEntry, error: Exception) -> str:
+    """Which value is not of its column's type, where Arrow's own words do not say so."""
+    for row in entry.rows:
+        for name in NUMBERS:
+            value = row.get(name)
+            if isinstance(value, bool) or not isinstance(value, (int, float, NoneType)):
+                return f"{name} is {value!r} in epoch {row['epoch']}"
+    return str(error)
 
 
 def _provenance(environment: dict[str, Any], status: dict[str, Any], records: list[Record]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ import pandas as pd
 from results.baseline import find_baselines
 from results.collect import Collection
 from results.read import FLOOR
-from results.schema import SCORE_COLUMNS, SCORES, Column, build_empty
-from results.summary import CELL, SETTING, SUMMARY
+from results.schema import SCORE_COLUMNS, SCORES, Column
+from results.summary import CELL, SETTING, SUMMARY, build_empty
 
 LABELS = {
     "train_test": "real images: train vs test",

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import pandas as pd
 import pyarrow as pa
 
 # Raised when a column changes its name, type or meaning, or goes away; a new column does not raise it.
@@ -159,11 +158,6 @@ def arrow_schema(columns: Iterable[Column]) -> pa.Schema:
     """The columns as Arrow's, with the schema's version in the metadata (where Parquet files carry it)."""
     fields = [pa.field(column.name, ARROW[column.type]) for column in columns]
     return pa.schema(fields, metadata={"aaebench_schema_version": str(SCHEMA_VERSION)})
-
-
-def build_empty(columns: Iterable[Column]) -> pd.DataFrame:
-    """No rows, in columns of the right types: what has nothing merges like what has."""
-    return arrow_schema(columns).empty_table().to_pandas()
 
 
 def render_columns(columns: Iterable[Column]) -> str:

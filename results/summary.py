@@ -1,6 +1,7 @@
 """Seeds aggregated: each finished run at its reported epoch, averaged over the seeds of its cell."""
 
 import json
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from results.schema import (
     PROTOCOL_COLUMNS,
     SCORE_COLUMNS,
     Column,
+    arrow_schema,
     suffixed,
 )
 from results.statistics import compute_half_width, split_variance
@@ -190,3 +192,8 @@ def label_cells(rows: pd.DataFrame) -> list[str]:
 
 def is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and np.isnan(value))
+
+
+def build_empty(columns: Iterable[Column]) -> pd.DataFrame:
+    """No rows, in columns of the right types: what has nothing merges like what has."""
+    return arrow_schema(columns).empty_table().to_pandas()

@@ -53,6 +53,7 @@ def _draw_measure(
         used.append(axis)
     add_legend(figure, used)
     yield Drawing(stem, title, BANDS, figure)
+    plt.close(figure)
 
 
 def draw_losses(collection: Collection) -> Iterator[Drawing]:

@@ -64,7 +64,7 @@ def write_runs(root: Path, n: int) -> None:
         (folder / "status.json").write_text(json.dumps({"state": "done", "epoch": EPOCHS, "epochs": EPOCHS}))
         (folder / "records.jsonl").write_text(records.replace("0.1234567890123", f"0.12{number:07d}123"))
         for file in folder.iterdir():
-            os.utime(file, (time.time() - 3600,) * 2)
+            os.utime(file, (time.time() - 3600, time.time() - 3600))
 
 
 def collect(root: Path, out: Path) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -55,7 +56,7 @@ def test_a_regression_beyond_the_threshold_exits_with_1(
     captured = capfd.readouterr()
     assert "1 regressions beyond 5%: aae: fid" in captured.err
     assert "worse, regression" in captured.out
-    row = read(tmp_path / "out").loc[("aae", "fid")]
+    row: Any = read(tmp_path / "out").loc[("aae", "fid")]
     assert row["relative"] == pytest.approx((12.0 + 13.05 + 13.98 - 33) / 33)
     assert row["low"] > 0
 

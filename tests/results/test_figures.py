@@ -38,7 +38,7 @@ def test_one_seed_has_no_band(tmp_path: Path) -> None:
     write_campaign(tmp_path, {"aae": [10.0]})
     (drawing,) = draw_fid(collect(tmp_path))
     (band,) = drawing.figure.axes[0].collections
-    assert all(len(path.vertices) == 0 for path in band.get_paths())
+    assert all(path.vertices.size == 0 for path in band.get_paths())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_options_are_told_apart(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_cells_differ_in_marker_and_line_not_only_in_colour(tmp_path: Path) -> N
     write_campaign(tmp_path, {variant: [3.0, 4.0] for variant in PAPER_ORDER[:5]})
     (drawing,) = draw_fid(collect(tmp_path))
     means = [line for line in drawing.figure.axes[0].lines if not str(line.get_label()).startswith("_")]
-    assert len({line.get_marker() for line in means}) == 5
+    assert len({str(line.get_marker()) for line in means}) == 5
 
 
 def test_one_setting_shows_the_samples_of_every_seed(tmp_path: Path) -> None:

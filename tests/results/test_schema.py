@@ -67,8 +67,8 @@ def test_a_nan_score_is_no_missing_one(tables: Path) -> None:
 def test_duckdb_reads_both(tables: Path) -> None:
     query = "select variant, avg(fid) from '{}' where epoch = 10 and dataset = 'fashion_mnist' group by 1 order by 1"
     expected = [("aae", 3.5), ("n_iter", 2.25)]
-    assert duckdb.sql(query.format(tables / "runs.parquet")).fetchall() == expected
-    assert duckdb.sql(query.format(tables / "runs.csv")).fetchall() == expected
+    for name in ("runs.parquet", "runs.csv"):
+        assert duckdb.execute(query.format(tables / name)).fetchall() == expected
 
 
 def test_newer_run_folders_are_refused_and_not_guessed_at(tmp_path: Path) -> None:

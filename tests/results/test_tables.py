@@ -105,7 +105,7 @@ def test_a_nan_score_stays_visible_and_is_averaged_away_nowhere(tmp_path: Path) 
     records = folder.path / "records.jsonl"
     records.write_text(records.read_text().replace('"eval/fid": 0.0', '"eval/fid": NaN'))
     analysis = analysis_of(tmp_path)
-    row = analysis.summary.set_index("variant").loc["n_iter"]
+    row: Any = analysis.summary.set_index("variant").loc["n_iter"]
     assert math.isnan(row["fid_mean"])
     assert row["not_finite"] == "fid 1"
     assert "NaN in 1 of 3" in render_markdown(analysis.tables[0])
