@@ -49,7 +49,7 @@ def choose_protocol(collection: Collection, wanted: str | None, required: bool =
 def describe_difference(collection: Collection, ids: list[str]) -> str:
     """In which fields the protocols differ, and how: `normalisation (batch, running)`."""
     definitions = [collection.protocols.get(name) or _recorded(collection.runs, name) for name in ids]
-    fields = {field for definition in definitions for field in definition}
+    fields = {field for definition in definitions for field in definition} - {"id"}
     differing = []
     for field in sorted(fields):
         values = [str(definition.get(field, "not recorded")) for definition in definitions]

@@ -90,19 +90,8 @@ def build_comparison_table(comparisons: pd.DataFrame) -> HtmlTable | None:
         return None
     told = [name for name in ("epochs", "sampler") if table[name].nunique() > 1]
     text = ["variant", "data set", "sampler", "measure", "verdict"]
-    names = [
-        "variant",
-        "data set",
-        *told,
-        "measure",
-        "n",
-        "AAE",
-        "variant's",
-        "difference",
-        "95 % interval",
-        "p (Holm)",
-    ]
-    names += ["g", "verdict", "more seeds"]
+    names = ["variant", "data set", *told, "measure", "verdict", "n", "difference", "95 % interval", "p (Holm)"]
+    names += ["AAE", "variant's", "g", "more seeds"]
     rows = []
     for label, (_, row) in zip(label_cells(table), table.iterrows(), strict=True):
         digits = 2 if abs(row["baseline_mean"]) >= 10 else 3

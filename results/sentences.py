@@ -76,12 +76,12 @@ def _best(analysis: Analysis) -> Iterator[str]:
         text = f"{place}: {first['cell']} has the lowest FID, {first['fid_mean']:.2f}"
         others = named.iloc[1:]
         equal = [f"{row['cell']} ({row['fid_mean']:.2f})" for _, row in others[others["mark"] != ""].iterrows()]
-        if first["mark"] == "best":
+        if first["n"] == 1:
+            yield f"{text}, from one seed."
+        elif first["mark"] == "best":
             yield f"{text}, and it is distinguishable from every other."
         elif equal:
             yield f"{text}; it cannot be told apart from {join(equal)}."
-        elif first["n"] == 1:
-            yield f"{text}, from one seed."
         else:
             yield f"{text}."
 

@@ -6,8 +6,10 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from results.collect import PAPER_ORDER
@@ -15,16 +17,12 @@ from tests.results.runs import CONFIG, evaluation, histogram, write_campaign
 
 EVALUATIONS, EPOCHS = 20, 100
 COMMAND = """
-import resource, sys, time
-from pathlib import Path
+import sys
 from aaebench import app
 from harness.commands import call
-started = time.perf_counter()
 code = call(lambda: app(["collect", sys.argv[1], "--out", sys.argv[2]], result_action="return_value"))
-seconds = time.perf_counter() - started
-own, children = (resource.getrusage(who).ru_maxrss * 1024 / 1e9 for who in (0, resource.RUSAGE_CHILDREN))
 assert "torch" not in sys.modules
-print(code, seconds, own, children)
+sys.exit(code)
 """
 
 
@@ -68,13 +66,15 @@ def write_runs(root: Path, n: int) -> None:
 
 
 def collect(root: Path, out: Path) -> tuple[float, float]:
-    """Seconds of the command in a process of its own; GB of it and of the largest process that it started."""
-    result = subprocess.run(
-        [sys.executable, "-c", COMMAND, str(root), str(out)], capture_output=True, text=True, check=True
-    )
-    code, seconds, own, child = (float(value) for value in result.stdout.split()[-4:])
-    assert code == 0, result.stderr
-    return seconds, own + child * (os.cpu_count() or 1)
+    """Seconds of the command in a process of its own, its start included; GB that it and its children hold at once."""
+    started, peak = time.perf_counter(), 0
+    process = psutil.Popen([sys.executable, "-c", COMMAND, str(root), str(out)], stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        with suppress(psutil.Error):
+            peak = max(peak, sum(each.memory_info().rss for each in (process, *process.children(recursive=True))))
+        time.sleep(0.05)
+    assert process.returncode == 0
+    return time.perf_counter() - started, peak / 1e9
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,21 @@ def test_tables_sort_by_number_both_ways_and_by_keyboard(reader: Reader) -> None
     assert reader.page.locator("#table5-fashion_mnist th").nth(3).get_attribute("aria-sort") == "descending"
 
 
+def test_every_cell_stands_under_its_header(reader: Reader) -> None:
+    for table in reader.page.locator("figure.table table").all():
+        headers = table.locator("th").count()
+        assert table.locator("tbody tr").first.locator("td").count() == headers
+    headers = reader.page.locator("#comparisons th").all_inner_texts()
+    place = {header.strip(): number for number, header in enumerate(headers, start=1)}
+    verdicts = reader.column("comparisons", place["verdict"])
+    assert set(verdicts) <= {"better", "worse", "different", "not distinguishable"}
+    difference, own, baseline = (
+        [float(text) for text in reader.column("comparisons", place[name])]
+        for name in ("difference", "variant's", "AAE")
+    )
+    assert difference == pytest.approx([a - b for a, b in zip(own, baseline, strict=True)], abs=0.011)
+
+
 def test_text_columns_sort_as_text(reader: Reader) -> None:
     reader.page.locator("#all-runs th").first.locator("button").click()
     names = reader.column("all-runs", 1)
