@@ -175,9 +175,9 @@ class TestReportedEpoch:
             evaluations = {}
             for epoch, fid, held_out in ((5, 10.0 + seed, 10.5), (10, 12.0 + seed, 12.5)):
                 repeat = {
-                    k.replace("eval/", "eval.repeat/"): v for k, v in evaluation(held_out).items() if "eval/" in k
+                    k.replace("eval/", "eval.prior-1/"): v for k, v in evaluation(held_out).items() if "eval/" in k
                 }
-                evaluations[epoch] = evaluation(fid) | repeat | {"eval.repeat/sampling_seed": 1}
+                evaluations[epoch] = evaluation(fid) | repeat | {"eval.prior-1/sampling_seed": 1}
             write_run(root, f"aae{seed}", evaluations, seed=seed)
 
     def test_the_last_one_unless_asked_otherwise_never_the_lowest(self, tmp_path: Path) -> None:
