@@ -18,7 +18,9 @@ app.command(
     name="score",
     help="Score any images against any others, as JSON. Several GPUs: accelerate launch -m aaebench score ...",
 )
-app.command("results.commands:collect_command", name="collect", help="Collect run folders into CSVs.")
+app.command("results.commands:collect_command", name="collect", help="Collect run folders into tables.")
+app.command("results.commands:report_command", name="report", help="Write report.html, tables and figures.")
+app.command("results.compare:compare_command", name="compare", help="What changed between two collections.")
 
 sweep = App(name="sweep", help="Many runs from one YAML file.")
 sweep.command("slurm.commands:submit", name="submit", help="Run a sweep.")
@@ -34,8 +36,8 @@ def demo(
 ) -> None:
     """Train, score and compare the paper's six variants, two seeds each, end to end, in a few minutes.
 
-    Writes OUT/runs/, runs.csv, summary.csv, collapse.csv, problems.csv, samples.png and sigma.png, and prints the
-    summary. Scores use the data's own classifier (extractor `domain`). Run it again to resume.
+    Writes OUT/runs/, the tables of `aaebench collect`, figures/ and report.html, and prints the summary. Scores use the
+    data's own classifier (extractor `domain`). Run it again to resume.
 
     Parameters
     ----------
@@ -49,8 +51,10 @@ def demo(
     # ruff: noqa: PLC0415
     from harness.evaluation.classifier import load_classifier
     from harness.staging import stage_dataset
-    from results.commands import load_collection, print_summary, write_tables
-    from results.figures import draw_samples, draw_sigma, save_figure
+    from results.analysis import analyse
+    from results.commands import load_collection, print_problems, print_summary
+    from results.report import write_report
+    from results.write import write_collection
     from slurm.local import require_all_done, run_locally
     from slurm.sweep import SHIPPED, load_sweep
 
@@ -60,12 +64,13 @@ def demo(
     load_classifier(dataset, configs[0].image_size)  # trained here, where its progress shows, if it has to be
     outcomes = run_locally(configs, out / "runs", at_once=min(2, os.cpu_count() or 1))
     collection = load_collection(out / "runs").select({config.run_id for config in configs})
-    summary = write_tables(collection, out)
-    if len(summary):
-        save_figure(draw_samples(collection), out / "samples.png")
-        save_figure(draw_sigma(collection), out / "sigma.png")
-        print_summary(summary)
+    analysis = analyse(collection)
+    write_collection(analysis, out, {"runs": str((out / "runs").resolve()), "sweep": "demo"})
+    report = write_report(analysis, out)
+    print_problems(collection.problems)
+    print_summary(analysis.summary)
     require_all_done(outcomes)
+    print(report)
     print(out)
 
 

@@ -1,45 +1,48 @@
-"""The collapse of the posterior over training: what every evaluation measured, and the epoch at which it set in."""
+"""The collapse of the posterior over training: what was measured, when it set in, and what FID did then."""
 
 import pandas as pd
 
-from harness.record import Record
-from results.collect import POSTERIOR, Collection
+from results.schema import POSTERIOR_COLUMNS, RUNS, Column
+from results.summary import primary_rows
 
-KEYS = ["run_id", "sweep", "variant", "options", "dataset", "image_size", "seed", "epoch", "images_seen", "protocol_id"]
-DIMENSIONS = ["sigma_mean_smallest_dim", "sigma_mean_largest_dim"]
-
-
-def build_collapse_table(collection: Collection) -> pd.DataFrame:
-    """One row per run and evaluation, of runs that have a posterior.
-
-    Besides the columns of runs.csv: mean |sigma| in the dimensions where it is smallest and largest, and
-    `collapse_epoch`, the first evaluated epoch from which the verdict stays the last one; empty without collapse.
-    """
-    prior_samples = collection.runs[collection.runs["sampler"] == "prior"]
-    table = prior_samples[[*KEYS, *POSTERIOR, "fid"]].dropna(subset=["sigma_mean"]).reset_index(drop=True)
-    dimensions = {
-        (run_id, record["epoch"]): _extremes(record)
-        for run_id, records in collection.records.items()
-        for record in records
-        if "posterior/sigma_mean_per_dim" in record
-    }
-    pairs = [dimensions.get(key, (None, None)) for key in zip(table["run_id"], table["epoch"], strict=True)]
-    table[DIMENSIONS] = pd.DataFrame(pairs, columns=DIMENSIONS, index=table.index)
-    onset = {run_id: _onset(rows) for run_id, rows in table.groupby("run_id")}
-    table["collapse_epoch"] = table["run_id"].map(onset).astype("Int64")
-    return table
+SAMPLERS = ["gaussian", "gmm", "reconstruction"]
+KEYS = ["run_id", "sweep", "variant", "options", "dataset", "image_size", "seed", "state", "epoch", "images_seen"]
+KEYS += ["protocol_id"]
+_RUNS = {column.name: column for column in RUNS}
+COLLAPSE = [
+    *(_RUNS[name] for name in KEYS),
+    *POSTERIOR_COLUMNS,
+    Column("fid", "number", "of prior samples"),
+    Column("fid_gaussian", "number", "of codes from a Gaussian fitted to the aggregated posterior"),
+    Column("fid_gmm", "number", "of codes from a Gaussian mixture fitted to it"),
+    Column("fid_reconstruction", "number", "of posterior samples z from q(z, given x) of the training images"),
+    Column("collapse_epoch", "integer", "first evaluated epoch from which the verdict stays the last one; empty: none"),
+    Column("fid_at_collapse", "number", "FID of prior samples at that epoch"),
+    Column("fid_since_collapse", "number", "FID now minus FID at that epoch; empty before it"),
+]
 
 
-def _extremes(record: Record) -> tuple[float, float]:
-    sigmas = record["posterior/sigma_mean_per_dim"]
-    return min(sigmas), max(sigmas)
+def build_collapse_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """COLLAPSE: one row per run and evaluation, of runs that have a posterior, of every state."""
+    primary = primary_rows(runs)
+    prior = primary[(primary["sampler"] == "prior") & primary["sigma_mean"].notna()]
+    table = prior[[*KEYS, *(column.name for column in POSTERIOR_COLUMNS), "fid"]]
+    for sampler in SAMPLERS:
+        others = primary.loc[primary["sampler"] == sampler, ["run_id", "epoch", "fid"]]
+        table = table.merge(others.rename(columns={"fid": f"fid_{sampler}"}), on=["run_id", "epoch"], how="left")
+    table["collapse_epoch"] = _onset(table)
+    at_onset = table.loc[table["epoch"] == table["collapse_epoch"], ["run_id", "fid"]]
+    table = table.merge(at_onset.rename(columns={"fid": "fid_at_collapse"}), on="run_id", how="left")
+    since = (table["epoch"] >= table["collapse_epoch"]).fillna(False).astype(bool)
+    table["fid_since_collapse"] = (table["fid"] - table["fid_at_collapse"]).where(since)
+    return table[[column.name for column in COLLAPSE]]
 
 
-def _onset(rows: pd.DataFrame) -> int | None:
-    """The epoch from which a run's verdict stays what it is at the end."""
-    rows = rows.sort_values("epoch")
-    verdict = rows["collapse"].iloc[-1]
-    if verdict == "none":
-        return None
-    others = rows.loc[rows["collapse"] != verdict, "epoch"]
-    return int(rows.loc[rows["epoch"] > others.max(), "epoch"].min()) if len(others) else int(rows["epoch"].min())
+def _onset(table: pd.DataFrame) -> pd.Series:
+    """The epoch from which a run's verdict stays what it is at the end; rows are in order of epoch."""
+    runs = table.groupby("run_id", sort=False)
+    last = runs["collapse"].transform("last")
+    other = table["epoch"].where(table["collapse"] != last, -1).groupby(table["run_id"], sort=False).transform("max")
+    settled = table["epoch"].where(table["epoch"] > other)
+    onset = settled.groupby(table["run_id"], sort=False).transform("min")
+    return onset.where(last != "none").astype("Int64")

@@ -1,131 +1,117 @@
 """Run folders to tables: one row per run and evaluation, and one per folder that has something wrong with it."""
 
-import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from harness.record import Record, RunFolder, find_run_folders
+from harness.record import Record, RunFolder
+from results.index import Index, State, load_index, scan
+from results.read import FLOOR
+from results.schema import COLUMNS, PROBLEMS, PROVENANCE
 
-# The order of the columns of runs.csv. A value that a run does not have is empty.
-CONFIGURED = ["sweep", "variant", "options", "dataset", "image_size", "seed", "epochs", "batch_size", "learning_rate"]
-CONFIGURED += ["latent_dim", "architecture", "channels", "max_images", "mixed_precision", "eval_every"]
-IDENTITY = ["run_id", *CONFIGURED, "state"]
-PROGRESS = ["epoch", "images_seen"]
-PROTOCOL = ["protocol", "protocol_id", "extractor", "sampler", "n_real", "n_fake"]
-SCORES = ["fid", "inception_score", "kid", "precision", "recall", "density", "coverage"]
-POSTERIOR = ["sigma_mean", "sigma_std", "mu_mean", "mu_std", "noise_share", "active_units", "kl", "prior_kl"]
-POSTERIOR += ["reconstruction_l1", "collapse"]
-LOSSES = ["loss_reconstruction", "loss_discriminator", "loss_adversary"]
-PROVENANCE = ["images_per_second", "num_processes", "interruptions", "git_commit"]
-COLUMNS = IDENTITY + PROGRESS + PROTOCOL + SCORES + POSTERIOR + LOSSES + PROVENANCE
 PAPER_ORDER = ["aae", "latent_mapping", "n_iter", "kld_loss", "feature", "equal_linear"]
-PROBLEM_COLUMNS = ["path", "run_id", "state", "reason"]
+SAMPLER_ORDER = ["prior", "gaussian", "gmm", "reconstruction"]
 
 
 @dataclass(frozen=True)
 class Collection:
-    """`runs`: COLUMNS, a row per run and evaluation, the paper's variants first, in its order.
+    """`table`: schema.RUNS, a row per run, evaluation and sampler, the paper's variants first, in its order.
 
+    `floors`: rows of the same columns, of real images against real images; `sampler` is floor.<name>.
     `problems`: a row per folder that is unfinished, failed or damaged, and why.
-    `records`: the records of each run that could be read, by run id; `paths`: their folders.
+    `provenance`: a row per run that could be read. `protocols`: the definition of each protocol id, where recorded.
+    `paths`: the folder of each run by its id.
     """
 
-    runs: pd.DataFrame
+    table: pa.Table
+    floors: pd.DataFrame
     problems: pd.DataFrame
-    records: dict[str, list[Record]]
-    paths: dict[str, Path]
+    provenance: pd.DataFrame
+    protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """`table` for pandas; a score that is missing and one that is not a number are both NaN: see `not_finite`."""
+        return self.table.to_pandas()
+
+    def read_records(self, run_id: str) -> list[Record]:
+        """A run's records, with what the table has no columns for: histograms, losses of every epoch."""
+        return RunFolder(self.paths[run_id]).read_records()
 
     def select(self, run_ids: set[str]) -> "Collection":
         """What concerns these runs."""
-        return Collection(
-            self.runs[self.runs["run_id"].isin(run_ids)].reset_index(drop=True),
-            self.problems[self.problems["run_id"].isin(run_ids)].reset_index(drop=True),
-            {run_id: records for run_id, records in self.records.items() if run_id in run_ids},
-            {run_id: path for run_id, path in self.paths.items() if run_id in run_ids},
+        return replace(
+            self,
+            table=self.table.filter(pc.field("run_id").isin(pa.array(sorted(run_ids), pa.string()))),
+            floors=self.floors[self.floors["run_id"].isin(run_ids)],
+            problems=self.problems[self.problems["run_id"].isin(run_ids)].reset_index(drop=True),
+            provenance=self.provenance[self.provenance["run_id"].isin(run_ids)].reset_index(drop=True),
+            paths={run_id: path for run_id, path in self.paths.items() if run_id in run_ids},
         )
 
 
-def collect(root: Path) -> Collection:
+def collect(root: Path, states: dict[str, State] | None = None, processes: int = 1) -> Collection:
     """Read every run folder under `root`. One that cannot be read is a problem, and stops nothing.
 
     An unfinished run's evaluations count as rows too, with its state beside them.
+
+    Args: states: `index.scan(root)`, where the caller has it. processes: how many read; more than one needs a main
+        module that can be imported, as multiprocessing asks.
     """
-    rows: list[dict[str, Any]] = []
-    problems: list[dict[str, str]] = []
-    records: dict[str, list[Record]] = {}
+    index = load_index(root, scan(root) if states is None else states, processes)
+    problems, provenance, protocols = [], [], {}
     paths: dict[str, Path] = {}
-    for folder in find_run_folders(root):
-        run_id = folder.path.name
-        try:
-            if run_id in paths:
-                raise ValueError(f"another folder of this run was read: {paths[run_id]}")
-            run_rows, run_records, status = _read_run(folder)
-        except Exception as error:  # what a damaged folder raises is open-ended, and none may stop the others
-            reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
-            problems.append({"path": str(folder.path), "run_id": run_id, "state": "damaged", "reason": reason})
-            continue
-        rows += run_rows
-        records[run_id], paths[run_id] = run_records, folder.path
-        if status["state"] != "done":
-            reason = _explain(status)
-            problems.append({"path": str(folder.path), "run_id": run_id, "state": status["state"], "reason": reason})
-    rows.sort(key=lambda row: (_place(row["variant"]), row["run_id"], row["epoch"]))
-    runs = pd.DataFrame(rows, columns=COLUMNS)
-    return Collection(runs, pd.DataFrame(problems, columns=PROBLEM_COLUMNS), records, paths)
+    copies = []
+    for path, entry in index.entries.items():
+        run_id, state, reason = entry["run_id"], entry["state"], entry["reason"]
+        if state != "damaged" and run_id in paths:
+            state, reason = "damaged", f"another folder of this run was read: {paths[run_id]}"
+            copies.append(path)
+        if state != "done":
+            problems.append({"path": str(root / path), "run_id": run_id, "state": state, "reason": reason})
+        if state != "damaged":
+            paths[run_id] = root / path
+            provenance.append(entry["provenance"])
+            if entry["protocol"] is not None and entry["provenance"]["protocol_id"]:
+                protocols[entry["provenance"]["protocol_id"]] = entry["protocol"]
+    table = _sorted(index, copies)
+    floors = [name for name in table["sampler"].unique().to_pylist() if name.startswith(FLOOR)]
+    is_floor = pc.field("sampler").isin(pa.array(floors, pa.string()))
+    return Collection(
+        table.filter(~is_floor),
+        table.filter(is_floor).to_pandas(),
+        pd.DataFrame(problems, columns=[column.name for column in PROBLEMS]),
+        pd.DataFrame(provenance, columns=[column.name for column in PROVENANCE]),
+        protocols,
+        paths,
+    )
 
 
-def _place(variant: str) -> tuple[int, str]:
-    return (PAPER_ORDER.index(variant) if variant in PAPER_ORDER else len(PAPER_ORDER), variant)
+def _sorted(index: Index, copies: list[str]) -> pa.Table:
+    """The rows in the paper's order of variants, then by run, epoch and sampler; copies of a run left out."""
+    table = index.table.filter(~pc.field("folder").isin(pa.array(copies, pa.string()))) if copies else index.table
+    for name, column, order in (
+        ("variant_place", "variant", PAPER_ORDER),
+        ("sampler_place", "sampler", SAMPLER_ORDER),
+    ):
+        places = table[column].to_pandas().map({value: place for place, value in enumerate(order)})
+        table = table.append_column(name, pa.array(places.fillna(len(order)).astype("int64")))
+    options = sorted(table["options"].unique().to_pylist(), key=_natural)
+    places = table["options"].to_pandas().map({text: place for place, text in enumerate(options)})
+    table = table.append_column("options_place", pa.array(places.astype("int64")))
+    keys = ["variant_place", "variant", "options_place", "dataset", "image_size", "seed", "run_id", "epoch"]
+    keys += ["sampler_place", "sampler", "sampling_seed"]
+    return table.sort_by([(name, "ascending") for name in keys]).select(COLUMNS)
 
 
-def _read_run(folder: RunFolder) -> tuple[list[dict[str, Any]], list[Record], dict[str, Any]]:
-    """The run's rows, all its records, its status. Raises: what a damaged file raises."""
-    config, environment, status = folder.read_config(), folder.read_environment(), folder.read_status()
-    records = folder.read_records()
-    for name in CONFIGURED:
-        if isinstance(config[name], (list, dict)) and name != "options":
-            raise ValueError(f"config.json: {name} is {config[name]!r}")
-    if (run_id := environment.get("run_id", folder.path.name)) != folder.path.name:
-        raise ValueError(f"it holds a copy of the run {run_id}")
-    common = {
-        **{name: config[name] for name in CONFIGURED},
-        "run_id": folder.path.name,
-        "options": json.dumps(config["options"], sort_keys=True),
-        "state": status["state"],
-        "num_processes": environment.get("num_processes"),
-        "interruptions": status.get("interruptions", 0),
-        "git_commit": environment.get("git_commit"),
-    }
-    rows = []
-    for record in records:
-        posterior = _under("posterior", record)
-        common_now = {
-            **posterior,
-            **{key.replace("/", "_"): value for key, value in record.items() if key.startswith("loss/")},
-            **common,
-            "epoch": record["epoch"],
-            "images_seen": record["images_seen"],
-            "images_per_second": record.get("time/images_per_second"),
-        }
-        samplers = dict.fromkeys(key.partition("/")[0] for key in record if key.startswith("eval"))
-        rows += [{**_under(sampler, record), **common_now} for sampler in samplers]
-    for row in rows:
-        for name in (*SCORES, *POSTERIOR):
-            if name != "collapse" and not isinstance(row.get(name), (int, float, NoneType)):
-                raise ValueError(f"{name} is {row[name]!r} in epoch {row['epoch']}")
-    if status["state"] == "done" and not rows:
-        raise ValueError("it is done and has no evaluation")
-    return rows, records, status
-
-
-def _under(group: str, record: Record) -> dict[str, Any]:
-    return {key.removeprefix(f"{group}/"): value for key, value in record.items() if key.startswith(f"{group}/")}
-
-
-def _explain(status: dict[str, Any]) -> str:
-    progress = f"at epoch {status['epoch']} of {status.get('epochs')}" if "epoch" in status else "not started"
-    return f"{status['reason']} ({progress})" if "reason" in status else progress
+def _natural(text: str) -> list[tuple[float, str]]:
+    """A key that sorts numbers within a text by their value: depth 2 before depth 10."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)
+    return [(float(part), "") if number % 2 else (0.0, part) for number, part in enumerate(parts)]

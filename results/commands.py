@@ -1,67 +1,148 @@
-"""The commands over many runs' results: `aaebench collect`."""
+"""The commands over many runs' results: `aaebench collect`, `aaebench report`, `aaebench compare`."""
 
+import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any
 
 import pandas as pd
+from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
 from harness.errors import InputError
 from harness.terminal import console
-from results.collapse import build_collapse_table
+from results.analysis import analyse
 from results.collect import Collection, collect
-from results.summary import distinguishing_options, summarise
+from results.index import State, compute_generation, scan
+from results.protocols import choose_protocol
+from results.summary import EpochRule, label_cells
+from results.write import is_current, write_collection
 
 SHOWN = {"fid": 2, "inception_score": 2, "sigma_mean": 3, "noise_share": 3, "reconstruction_l1": 3}
 
 
-def collect_command(runs: Path, /, *, out: Path) -> None:
-    """Collect run folders into CSVs: runs.csv, summary.csv, collapse.csv and problems.csv in OUT.
+def collect_command(runs: Path, /, *, out: Path, protocol: str | None = None, epoch: EpochRule = "last") -> None:
+    """Collect run folders into tables, as CSV and Parquet, and the paper's Tables 1-5 as Markdown and LaTeX too.
+
+    Writes runs, summary, comparisons, references, claims, claims_evidence, collapse, gap, problems, provenance,
+    protocols and tables/ to OUT; results/SCHEMA.md explains every column. Collecting again reads what has changed.
 
     Parameters
     ----------
     runs
         A folder that holds run folders at any depth.
     out
-        The folder for the CSVs; those of an earlier collection are replaced.
+        The folder for the tables; those of an earlier collection are replaced.
+    protocol
+        Only the scores under one protocol (paper, clean), extractor, or protocol id. [default: all, side by side]
+    epoch
+        The epoch that is reported of each run: last, or held-out (of the lowest FID on a second sampling seed).
     """
-    collection = load_collection(runs)
-    write_tables(collection, out)
+    states = find_runs(runs)
+    manifest = describe_request(runs, states, protocol, epoch)
+    if not is_current(out, manifest):
+        collection = load_collection(runs, states)
+        analysis = analyse(choose_protocol(collection, protocol, required=False), epoch)
+        write_collection(analysis, out, manifest)
+    print_problems(pd.read_csv(out / "problems.csv"))
+    print_gap(pd.read_csv(out / "gap.csv"))
     print(out)
 
 
-def load_collection(runs: Path) -> Collection:
-    """Raises: InputError if there is no such folder, or no run folder in it."""
+def report_command(
+    runs: Path,
+    /,
+    *,
+    out: Path,
+    protocol: str | None = None,
+    epoch: EpochRule = "last",
+    watch: Annotated[bool, Parameter(negative="")] = False,
+    every: float = 30,
+) -> None:
+    """Write report.html: what was run, what it shows, tables, claims, figures; one file that works offline.
+
+    Writes the tables of `aaebench collect` and figures/ (PNG and SVG) beside it.
+
+    Parameters
+    ----------
+    runs
+        A folder that holds run folders at any depth.
+    out
+        The folder for the report.
+    protocol
+        The protocol (paper, clean), extractor or protocol id to report, where there are several.
+    epoch
+        The epoch that is reported of each run: last, or held-out (of the lowest FID on a second sampling seed).
+    watch
+        Write it again whenever something has changed, until no run is queued or running; the open page follows.
+    every
+        Seconds between two looks, with --watch.
+    """
+    from results.report import write_report  # noqa: PLC0415 (imports matplotlib)
+
+    if not every > 0:
+        raise InputError(f"--every {every} is no number of seconds; 1 or more, as in --every 30")
+    reported = None
+    while True:
+        states = find_runs(runs)
+        manifest = describe_request(runs, states, protocol, epoch)
+        collection = load_collection(runs, states)
+        unfinished = int(collection.problems["state"].isin(["queued", "running"]).sum())
+        if manifest != reported:
+            analysis = analyse(choose_protocol(collection, protocol), epoch)
+            write_collection(analysis, out, manifest)
+            write_report(analysis, out, refresh=every if watch and unfinished else None)
+            reported = manifest
+            console.print(f"{out / 'report.html'}: {unfinished} runs to go", highlight=False)
+        if not watch or not unfinished:
+            break
+        time.sleep(every)
+    print_problems(collection.problems)
+    print(out / "report.html")
+
+
+def find_runs(runs: Path) -> dict[str, State]:
+    """The run folders below a folder. Raises: InputError if there is no such folder, or no run folder in it."""
     if not runs.is_dir():
         raise InputError(f"there is no folder {runs}; name the folder that `aaebench run --out` wrote to")
-    collection = collect(runs)
-    if collection.runs.empty and collection.problems.empty:
+    states = scan(runs)
+    if not states:
         raise InputError(f"{runs} holds no run folders; `aaebench run --out {runs}` makes one")
-    return collection
+    return states
 
 
-def write_tables(collection: Collection, out: Path) -> pd.DataFrame:
-    """Write the CSVs and say on standard error which folders have a problem. Returns: the summary."""
-    summary = summarise(collection.runs)
-    tables = {
-        "runs": collection.runs,
-        "summary": summary,
-        "collapse": build_collapse_table(collection),
-        "problems": collection.problems,
-    }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, table in tables.items():
-            temporary = out / f".{name}.csv"
-            table.to_csv(temporary, index=False)
-            temporary.replace(out / f"{name}.csv")
-    except OSError as error:
-        raise InputError(f"cannot write the tables to {out}: {error}; choose another folder with --out") from error
-    for problem in collection.problems.itertuples():
-        console.print(
-            f"{problem.state}: {problem.path}: {problem.reason}", markup=False, highlight=False, soft_wrap=True
-        )
-    return summary
+def load_collection(runs: Path, states: dict[str, State] | None = None) -> Collection:
+    """Raises: InputError if there is no such folder, or no run folder in it."""
+    return collect(runs, find_runs(runs) if states is None else states, processes=os.cpu_count() or 1)
+
+
+def describe_request(runs: Path, states: dict[str, State], protocol: str | None, epoch: EpochRule) -> dict[str, Any]:
+    """What determines a collection: equal requests give equal files."""
+    chosen = {"runs": str(runs.resolve()), "protocol": protocol, "epoch": epoch}
+    return chosen | {"generation": compute_generation(states)}
+
+
+def print_problems(problems: pd.DataFrame) -> None:
+    """On standard error, a line each."""
+    for problem in problems.itertuples():
+        text = f"{problem.state}: {problem.path}: {problem.reason}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_gap(gap: pd.DataFrame) -> None:
+    """FID under the protocols paper and clean side by side, where cells were scored under both."""
+    if gap.empty:
+        return
+    table = Table(title="FID: batch statistics (paper) against running statistics (clean)", title_justify="left")
+    for name in ("dataset", "px", "variant", "sampler", "n", "paper", "clean", "clean - paper"):
+        table.add_column(name, justify="left" if name in ("dataset", "variant", "sampler") else "right", no_wrap=True)
+    for label, (_, row) in zip(label_cells(gap), gap.iterrows(), strict=True):
+        scores = (f"{row['fid_paper']:.2f}", f"{row['fid_clean']:.2f}", f"{row['fid_gap']:+.2f}")
+        n = f"{row['n_paper']}, {row['n_clean']}"
+        table.add_row(row["dataset"], str(row["image_size"]), label, row["sampler"], n, *scores)
+    Console(width=max(120, Console().width), highlight=False).print(table)
 
 
 def print_summary(summary: pd.DataFrame) -> None:
@@ -70,15 +151,18 @@ def print_summary(summary: pd.DataFrame) -> None:
     for (dataset, size, epochs, protocol_id, extractor), cells in summary.groupby(setting, sort=False):
         title = f"{dataset} at {size} px, {epochs} epochs; protocol {protocol_id}, extractor {extractor}"
         table = Table(title=title, title_justify="left")
-        rows = cells.assign(options=distinguishing_options(cells))
-        named = ["variant", "options"] if rows["options"].any() else ["variant"]
-        named += ["sampler"] if rows["sampler"].nunique() > 1 else []
+        named = ["variant", "sampler"] if cells["sampler"].nunique() > 1 else ["variant"]
         for name in (*named, "n", *SHOWN, "collapse"):
             table.add_column(name, justify="left" if name in (*named, "collapse") else "right", no_wrap=True)
-        for _, row in rows.iterrows():
-            measures = [_mean_and_std(row, name, digits) for name, digits in SHOWN.items()]
-            table.add_row(*(row[name] for name in named), str(row["n"]), *measures, row["collapse"])
+        for line in _lines(cells.assign(variant=label_cells(cells)), named):
+            table.add_row(*line)
         Console(width=max(160, Console().width), highlight=False).print(table)
+
+
+def _lines(rows: pd.DataFrame, named: list[str]) -> Iterator[list[str]]:
+    for _, row in rows.iterrows():
+        measures = [_mean_and_std(row, name, digits) for name, digits in SHOWN.items()]
+        yield [*(row[name] for name in named), str(row["n"]), *measures, row["collapse"]]
 
 
 def _mean_and_std(row: pd.Series, name: str, digits: int) -> str:

@@ -42,8 +42,9 @@ def test_it_leaves_tables_figures_and_runs(demo: tuple[Path, str]) -> None:
     assert runs["sampler"].value_counts().to_dict() == {"prior": 12 * 2, "reconstruction": 12}
     assert len(pd.read_csv(out / "collapse.csv")) == 12 * 2
     assert pd.read_csv(out / "problems.csv").empty
-    for name in ("samples.png", "sigma.png"):
-        pixels = np.asarray(Image.open(out / name))
+    assert "12 runs of 6 variants on digits at 32 px, with 2 seeds: 12 finished." in (out / "report.html").read_text()
+    for name in ("figure7-samples.png", "sigma.png", "figure9-fid.png"):
+        pixels = np.asarray(Image.open(out / "figures" / name))
         assert min(pixels.shape[:2]) > 300
         assert pixels.std() > 10, "something is drawn"
 

@@ -26,7 +26,7 @@ def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
     "code",
     [
         "import aaebench; aaebench.app.help_print()",
-        "import results.commands, results.figures",
+        "import results.commands, results.figures, results.report, results.compare, results.analysis",
         "import harness.record",
         "import aaebench; aaebench.app(['collect', '--help'], result_action='return_value')",
         "import aaebench; aaebench.app(['run', '--help'], result_action='return_value')",

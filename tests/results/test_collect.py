@@ -11,66 +11,13 @@ import pytest
 from aaebench import app
 from harness.commands import call
 from harness.record import RunFolder
+from results.analysis import FILES
 from results.collapse import build_collapse_table
-from results.collect import COLUMNS, Collection, collect
+from results.collect import collect
 from results.commands import print_summary
-from results.figures import draw_samples, draw_sigma
+from results.schema import COLUMNS
 from results.summary import summarise
-
-CONFIG = {
-    "variant": "aae",
-    "options": {"sigma": "linear"},
-    "dataset": "digits",
-    "image_size": 32,
-    "channels": 3,
-    "max_images": None,
-    "seed": 0,
-    "epochs": 10,
-    "batch_size": 128,
-    "learning_rate": 1e-3,
-    "latent_dim": 10,
-    "architecture": "mlp",
-    "mixed_precision": "no",
-    "eval_every": 5,
-    "sweep": "test",
-}
-
-
-def evaluation(fid: float, sigma: float = 0.5, collapse: str = "none", protocol_id: str = "paper-1") -> dict[str, Any]:
-    return {
-        "eval/fid": fid,
-        "eval/inception_score": 4.0,
-        "eval/protocol": "paper",
-        "eval/protocol_id": protocol_id,
-        "eval/extractor": "domain",
-        "eval/sampler": "prior",
-        "eval/n_real": 100,
-        "eval/n_fake": 100,
-        "posterior/sigma_mean": sigma,
-        "posterior/noise_share": sigma**2,
-        "posterior/collapse": collapse,
-        "posterior/sigma_mean_per_dim": [sigma / 2, sigma * 2],
-        "posterior/kl": 1.0,
-        "posterior/reconstruction_l1": 0.25,
-    }
-
-
-def write_run(
-    root: Path,
-    name: str,
-    evaluations: dict[int, dict[str, Any]],
-    state: Any = "done",
-    status: dict[str, Any] | None = None,
-    **config: Any,
-) -> RunFolder:
-    folder = RunFolder(root / name)
-    folder.create(CONFIG | config)
-    folder.write_environment({"run_id": name, "git_commit": "abc", "num_processes": 1})
-    for epoch in range(11):
-        losses = {"loss/reconstruction": 1 / (epoch + 1), "time/images_per_second": 1000.0} if epoch else {}
-        folder.append_record({"epoch": epoch, "images_seen": 100 * epoch, **losses, **evaluations.get(epoch, {})})
-    folder.write_status(state, **(status or {"epoch": 10, "epochs": 10, "interruptions": 2}))
-    return folder
+from tests.results.runs import CONFIG, evaluation, write_run
 
 
 @pytest.fixture
@@ -124,7 +71,7 @@ def test_protocols_and_options_are_never_mixed(root: Path) -> None:
 
 def test_collapse_shows_when_it_set_in(root: Path) -> None:
     write_run(root, "back", {0: evaluation(3, collapse="variance"), 10: evaluation(3)}, seed=7)
-    table: Any = build_collapse_table(collect(root)).set_index("run_id")
+    table: Any = build_collapse_table(collect(root).runs).set_index("run_id")
     assert table.loc["aae-0", "collapse_epoch"].tolist() == [5, 5, 5]
     assert table.loc["n_iter-0", "collapse_epoch"].isna().all()
     assert table.loc["back", "collapse_epoch"].isna().all()
@@ -204,7 +151,7 @@ def test_samplers_are_rows_of_their_own(tmp_path: Path) -> None:
     assert dict(zip(collection.runs["sampler"], collection.runs["fid"], strict=True)) == {"prior": 5, "gaussian": 3}
     assert set(collection.runs["sigma_mean"]) == {0.5}
     assert len(summarise(collection.runs)) == 2
-    assert len(build_collapse_table(collection)) == 1
+    assert len(build_collapse_table(collection.runs)) == 1
 
 
 def test_a_variant_without_posterior_is_in_the_tables_all_the_same(tmp_path: Path) -> None:
@@ -214,7 +161,7 @@ def test_a_variant_without_posterior_is_in_the_tables_all_the_same(tmp_path: Pat
     assert collection.problems.empty
     assert collection.runs["collapse"].tolist() == ["no posterior"]
     assert summarise(collection.runs)["fid_mean"].tolist() == [5]
-    assert build_collapse_table(collection).empty
+    assert build_collapse_table(collection.runs).empty
 
 
 def test_the_same_seed_with_other_evaluations_is_another_cell(tmp_path: Path) -> None:
@@ -236,7 +183,7 @@ class TestCommand:
         assert "queued:" in captured.err
         assert "half" in captured.err
         tables = {file.stem: pd.read_csv(file) for file in out.glob("*.csv")}
-        assert set(tables) == {"runs", "summary", "collapse", "problems"}
+        assert set(tables) == set(FILES)
         assert list(tables["runs"].columns) == COLUMNS
         assert list(tables["summary"]["n"]) == [2, 2]
         assert self.collect(str(root), "--out", str(out)) == 0, "collecting again replaces them"
@@ -266,28 +213,6 @@ def test_the_printed_summary_has_a_table_per_protocol(root: Path, capsys: pytest
     printed = capsys.readouterr().out
     assert printed.count("protocol clean-1") == printed.count("protocol paper-1") == 1
     assert "12.00 ± 2.83" in printed
-
-
-def test_figures_show_every_variant_and_every_seed(root: Path) -> None:
-    from PIL import Image  # noqa: PLC0415
-
-    collection: Collection = collect(root)
-    for path in collection.paths.values():
-        Image.new("RGB", (256, 256)).save(path / "samples" / "epoch-000010.png")
-    figure = draw_sigma(collection)
-    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]  # pyright: ignore[reportOptionalMemberAccess]
-    assert legend == ["aae (n = 2)", "n_iter (n = 2)"]
-    assert len(figure.axes[0].lines) == 4 + 2 + 1, "four seeds, two means, the prior"
-    labels = [axis.get_ylabel() for axis in draw_samples(collection).axes]
-    assert labels == ["aae\nseed 0", "n_iter\nseed 0"]
-
-
-def test_figures_keep_options_apart(root: Path) -> None:
-    write_run(root, "exp", {0: evaluation(3), 10: evaluation(3)}, options={"sigma": "exp"})
-    legend = draw_sigma(collect(root)).axes[0].get_legend()
-    assert legend is not None
-    labels = [text.get_text() for text in legend.get_texts()]
-    assert labels == ["aae\nsigma=linear (n = 2)", "aae\nsigma=exp (n = 1)", "n_iter (n = 2)"]
 
 
 def test_the_published_numbers_are_shipped() -> None:

@@ -1,0 +1,140 @@
+"""What a report says first: sentences made from the data."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from results.analysis import Analysis
+from results.baseline import BASELINE, mark_best
+from results.summary import RULES, SETTING, label_cells
+
+
+def describe(analysis: Analysis) -> list[str]:
+    """What was run, what it shows, what is missing; plain text."""
+    return [
+        *_what_ran(analysis),
+        *_best(analysis),
+        *_against_baseline(analysis),
+        *_collapse(analysis),
+        *_claims(analysis),
+    ]
+
+
+def join(parts: list[str]) -> str:
+    """`a, b and c`."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def count(n: int, noun: str) -> str:
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+def duration(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 2 else f"{hours * 60:.0f} minutes"
+
+
+def _what_ran(analysis: Analysis) -> Iterator[str]:
+    provenance, problems = analysis.collection.provenance, analysis.collection.problems
+    runs = analysis.collection.runs.drop_duplicates("run_id")
+    places = [f"{d} at {s} px" for d, s in runs[["dataset", "image_size"]].drop_duplicates().itertuples(index=False)]
+    done = int((provenance["state"] == "done").sum())
+    variants, seeds = runs["variant"].nunique(), runs["seed"].nunique()
+    if places:
+        yield (
+            f"{count(len(provenance), 'run')} of {count(variants, 'variant')} on {join(places)}, "
+            f"with {count(seeds, 'seed')}: {done} finished."
+        )
+    others = problems["state"].value_counts()
+    if len(others):
+        parts = [f"{n} {state}" for state, n in others.items()]
+        yield f"Not in the averages: {join(parts)}; the section on failures says why, and how far they came."
+    if len(analysis.summary) and (analysis.summary["n"] == 1).all():
+        yield "Every cell has a single seed (n = 1): nothing below says whether a difference is more than chance."
+    if done:
+        training, evaluation, gpu = provenance[["training_hours", "evaluation_hours", "gpu_hours"]].sum()
+        gpu_hours = f", {gpu:.1f} GPU-hours" if gpu else ", all on CPUs"
+        yield (
+            f"Reported is {RULES[analysis.rule]}. Training took {duration(training)} and evaluation "
+            f"{duration(evaluation)}{gpu_hours}."
+        )
+    if (runs["extractor"] == "domain").any():
+        yield (
+            "Scores are taken in the features of a small classifier of the data's own labels (extractor domain): a "
+            "scale of its own, on which variants compare with each other, and nothing with numbers printed elsewhere."
+        )
+
+
+def _best(analysis: Analysis) -> Iterator[str]:
+    cells = analysis.summary[(analysis.summary["sampler"] == "prior") & analysis.summary["fid_mean"].notna()]
+    marks = mark_best(analysis.reported, cells, "fid")
+    for _, setting in cells.groupby([name for name in SETTING if name != "sampler"], dropna=False, sort=False):
+        if len(setting) < 2:
+            continue
+        named = setting.assign(cell=label_cells(setting), mark=marks.loc[setting.index]).sort_values("fid_mean")
+        first = named.iloc[0]
+        place = f"{first['dataset']} at {first['image_size']} px, {count(int(first['epochs']), 'epoch')}"
+        text = f"{place}: {first['cell']} has the lowest FID, {first['fid_mean']:.2f}"
+        others = named.iloc[1:]
+        equal = [f"{row['cell']} ({row['fid_mean']:.2f})" for _, row in others[others["mark"] != ""].iterrows()]
+        if first["n"] == 1:
+            yield f"{text}, from one seed."
+        elif first["mark"] == "best":
+            yield f"{text}, and it is distinguishable from every other."
+        elif equal:
+            yield f"{text}; it cannot be told apart from {join(equal)}."
+        else:
+            yield f"{text}."
+
+
+def _against_baseline(analysis: Analysis) -> Iterator[str]:
+    table = analysis.comparisons
+    table = table[(table["measure"] == "fid") & (table["sampler"] == "prior")]
+    if table.empty:
+        yield "No variant was trained beside an AAE of the same setting: there is no comparison with the baseline."
+        return
+    tested = table[table["n"] >= 2]
+    if tested.empty:
+        return
+    named = tested.assign(cell=label_cells(tested))
+    place = "" if len(named[["dataset", "image_size"]].drop_duplicates()) == 1 else " on {dataset} {image_size} px"
+    parts = []
+    for verdict in ("better", "worse", "not distinguishable"):
+        rows = named[named["verdict"] == verdict]
+        if len(rows):
+            names = [
+                f"{row['cell']}{place.format(**row)} ({row['difference']:+.2f})" for _, row in rows.head(8).iterrows()
+            ]
+            more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
+            parts.append(f"{verdict}: {', '.join(names)}{more}")
+    yield f"FID against the {BASELINE} of the same seeds (paired t test, Holm, 0.05): {'; '.join(parts)}."
+
+
+def _collapse(analysis: Analysis) -> Iterator[str]:
+    table = analysis.frames["collapse"]
+    done = table[table["state"] == "done"]
+    if done.empty:
+        return
+    last = done[done["epoch"] == done.groupby("run_id")["epoch"].transform("max")]
+    verdicts = last["collapse"].value_counts()
+    collapsed = last[last["collapse"] == "variance"]["variant"].value_counts()
+    text = f"{int(verdicts.get('variance', 0))} of {len(last)} finished runs end in variance collapse"
+    text += f" ({join([f'{name} {n}' for name, n in collapsed.items()])})" if len(collapsed) else ""
+    yield f"{text}, {int(verdicts.get('posterior', 0))} in posterior collapse."
+    own = done[done["variant"] == BASELINE]
+    if len(own):
+        first, end = own[own["epoch"] == 0], last[last["variant"] == BASELINE]
+        before = f"{first['sigma_mean'].mean():.3f} before training to " if len(first) else ""
+        yield (
+            f"The AAE's mean sigma goes from {before}{end['sigma_mean'].mean():.3f} at the end; noise is then "
+            f"{end['noise_share'].mean():.1%} of its codes' variance."
+        )
+
+
+def _claims(analysis: Analysis) -> Iterator[str]:
+    claims = analysis.frames["claims"]
+    parts = []
+    for verdict in ("supported", "refuted", "not distinguishable", "not enough data"):
+        names: pd.Series = claims.loc[claims["verdict"] == verdict, "claim"]
+        if len(names):
+            parts.append(f"{verdict}: {', '.join(names)}")
+    yield f"The paper's claims: {'; '.join(parts)}."

@@ -1,0 +1,133 @@
+"""The verdicts on the paper's claims: data made to support, refute, or leave each open."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from results.analysis import analyse
+from results.claims import CLAIMS, complete, every, most, nearly_all
+from results.collect import collect
+from results.tables import load_published
+from tests.results.runs import evaluation, write_campaign, write_run
+
+BASE = [30.0, 31.0, 29.0]
+LOWER = [20.2, 21.1, 18.9]
+HIGHER = [40.2, 41.1, 38.9]
+EQUAL = [30.3, 30.8, 29.1]
+
+
+def verdicts(root: Path) -> dict[str, str]:
+    claims = analyse(collect(root)).frames["claims"]
+    return dict(zip(claims["claim"], claims["verdict"], strict=True))
+
+
+def test_nothing_is_enough_data_for_no_claim(tmp_path: Path) -> None:
+    write_campaign(tmp_path, {"aae": [30.0], "n_iter": [20.0]}, dataset="mnist")
+    assert set(verdicts(tmp_path).values()) == {"not enough data"}
+
+
+@pytest.mark.parametrize(
+    ("claim", "variant", "dataset"),
+    [("C3", "kld_loss", "cifar10"), ("C5", "latent_mapping", "emnist")],
+)
+@pytest.mark.parametrize(
+    ("fids", "verdict"), [(LOWER, "supported"), (HIGHER, "refuted"), (EQUAL, "not distinguishable")]
+)
+def test_a_variant_helps_hurts_or_cannot_be_told(
+    tmp_path: Path, claim: str, variant: str, dataset: str, fids: list[float], verdict: str
+) -> None:
+    write_campaign(tmp_path, {"aae": BASE, variant: fids}, dataset=dataset)
+    assert verdicts(tmp_path)[claim] == verdict
+
+
+class TestCollapse:
+    def write(self, root: Path, sigma: float, epochs: int = 40) -> None:
+        for seed in range(3):
+            end = evaluation(10, sigma + 0.001 * seed, "variance" if sigma < 0.2 else "none")
+            write_run(root, f"aae{seed}", {0: evaluation(100, 0.6), 10: end}, seed=seed, epochs=epochs)
+
+    def test_supported_where_noise_vanishes(self, tmp_path: Path) -> None:
+        self.write(tmp_path, 0.1)
+        assert verdicts(tmp_path)["C1"] == "supported"
+
+    def test_refuted_where_it_stays(self, tmp_path: Path) -> None:
+        self.write(tmp_path, 0.6)
+        assert verdicts(tmp_path)["C1"] == "refuted"
+
+    def test_a_short_training_cannot_refute_a_limit(self, tmp_path: Path) -> None:
+        self.write(tmp_path, 0.6, epochs=6)
+        assert verdicts(tmp_path)["C1"] == "not distinguishable"
+
+
+@pytest.mark.parametrize(("end", "verdict"), [(28.0, "supported"), (1.0, "refuted")])
+def test_fid_flattens_after_epoch_20_or_does_not(tmp_path: Path, end: float, verdict: str) -> None:
+    for seed in range(3):
+        fids = {0: 100.0, 20: 50.0 - seed, 40: end + seed / 2 if end < 20 else 47.0 - seed}
+        folder = write_run(tmp_path, f"aae{seed}", {}, seed=seed, epochs=40)
+        (folder.path / "records.jsonl").unlink()
+        for epoch, fid in fids.items():
+            folder.append_record({"epoch": epoch, "images_seen": epoch, **evaluation(fid)})
+    assert verdicts(tmp_path)["C2"] == verdict
+
+
+def test_n_iter_must_be_better_on_both_data_sets_and_beaten_on_none(tmp_path: Path) -> None:
+    write_campaign(tmp_path, {"aae": BASE, "n_iter": LOWER}, dataset="mnist")
+    assert verdicts(tmp_path)["C4"] == "not enough data"
+    write_campaign(tmp_path, {"aae": BASE, "n_iter": LOWER}, dataset="fashion_mnist")
+    assert verdicts(tmp_path)["C4"] == "supported"
+    write_campaign(tmp_path, {"kld_loss": [10.1, 11.2, 8.9]}, dataset="mnist")
+    assert verdicts(tmp_path)["C4"] == "refuted"
+
+
+def test_hurting_nearly_everywhere_takes_three_data_sets(tmp_path: Path) -> None:
+    both = {"aae": BASE, "feature": HIGHER, "equal_linear": HIGHER}
+    for number, dataset in enumerate(("mnist", "emnist", "cifar10")):
+        assert verdicts(tmp_path)["C6"] == "not enough data" if number else True
+        write_campaign(tmp_path, both, dataset=dataset)
+    assert verdicts(tmp_path)["C6"] == "supported"
+    write_campaign(tmp_path, {"aae": BASE, "feature": LOWER, "equal_linear": LOWER}, dataset="fashion_mnist")
+    assert verdicts(tmp_path)["C6"] == "refuted"
+
+
+def test_one_variant_better_everywhere_refutes_that_none_is(tmp_path: Path) -> None:
+    mixed = dict.fromkeys(["latent_mapping", "n_iter", "kld_loss", "feature", "equal_linear"], HIGHER)
+    for dataset in ("mnist", "emnist", "cifar10"):
+        write_campaign(tmp_path, {"aae": BASE} | mixed, dataset=dataset)
+    assert verdicts(tmp_path)["C7"] == "supported"
+    for dataset in ("mnist", "emnist", "cifar10"):
+        for folder in tmp_path.glob(f"n_iter-{dataset}*"):
+            records = folder / "records.jsonl"
+            records.write_text(records.read_text().replace('"eval/fid": 4', '"eval/fid": 2').replace(": 38", ": 18"))
+    assert verdicts(tmp_path)["C7"] == "refuted"
+
+
+def test_every_verdict_has_its_numbers(tmp_path: Path) -> None:
+    write_campaign(tmp_path, {"aae": BASE, "kld_loss": LOWER}, dataset="cifar10")
+    frames = analyse(collect(tmp_path)).frames
+    evidence = frames["claims_evidence"]
+    row = evidence[evidence["claim"] == "C3"].iloc[0]
+    assert row["estimate"] == pytest.approx(sum(LOWER) / 3 - sum(BASE) / 3)
+    assert row["low"] < row["estimate"] < row["high"] < 0
+    assert row["p_holm"] < 0.05
+    text = frames["claims"].set_index("claim").loc["C3", "evidence"]
+    assert str(text).startswith("cifar10 32 px: kld_loss - aae = -9.93 FID, n = 3 [")
+
+
+def test_how_findings_become_verdicts() -> None:
+    assert every(["for", "against"]) == "refuted"
+    assert every(["for", "open"]) == "not distinguishable"
+    assert complete(["for", "missing"]) == "not enough data"
+    assert most(["for", "for", "against"]) == "supported"
+    assert nearly_all(["for", "for", "for", "for", "for", "open"]) == "supported"
+    assert nearly_all(["for", "for", "for", "for", "against", "against"]) == "refuted"
+    assert [claim.name for claim in CLAIMS] == [f"C{number}" for number in range(1, 8)]
+
+
+def test_the_published_single_runs_would_not_be_enough_for_any_claim(tmp_path: Path) -> None:
+    published: pd.DataFrame = load_published()
+    for row in published.itertuples():
+        place: Any = {"dataset": row.dataset, "image_size": row.image_size}
+        write_campaign(tmp_path, {str(row.variant): [float(str(row.fid))]}, **place)
+    assert set(verdicts(tmp_path).values()) == {"not enough data"}
