@@ -20,7 +20,8 @@ from harness.environment import describe_environment
 from harness.errors import DivergedError, InputError, Interrupted
 from harness.evaluation.evaluate import Evaluator
 from harness.features import load_feature_network
-from harness.guard import check_folder, create_folder, owned
+from harness.guard import check_folder, create_folder
+from harness.lock import owned
 from harness.posterior import compute_diagnostics, compute_posterior
 from harness.progress import TrainingProgress
 from harness.record import Record, RunFolder, State
@@ -228,13 +229,17 @@ class Run:
 
     @contextmanager
     def signals_noted(self) -> Iterator[None]:
-        """SIGINT and SIGTERM are noted, to be acted on at a step's end; a second one acts at once."""
+        """SIGINT, SIGTERM and SIGUSR2 are noted, to be acted on at a step's end.
+
+        A second SIGINT or SIGTERM acts at once. SLURM's warning, SIGUSR2, comes from several sides and never does.
+        """
 
         def note(number: int, _: object) -> None:
             self.signal = number
-            signal.signal(number, signal.SIG_DFL)
+            if number != signal.SIGUSR2:
+                signal.signal(number, signal.SIG_DFL)
 
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
         try:
             yield
         finally:
