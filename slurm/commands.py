@@ -2,19 +2,15 @@
 
 # ruff: noqa: PLC0415
 import json
-import os
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from harness.errors import InputError, RunsFailedError
-from harness.terminal import console
+from harness.errors import InputError
 
 if TYPE_CHECKING:
-    from slurm.plan import Plan
     from slurm.status import RunState
     from slurm.sweep import Sweep
 
@@ -44,12 +40,14 @@ def plan(
     probe
         First train each kind of run for some seconds, in a job where there is SLURM, to estimate what has no records.
     """
-    loaded, chosen = _load(sweep), _choose(executor)
+    from slurm.execution import choose_executor, show_plan
+
+    loaded, chosen = _load(sweep), choose_executor(executor)
     if probe:
         from slurm.probe import probe_kinds
 
         probe_kinds(loaded, out, through_slurm=chosen == "slurm")
-    _show_plan(_build_plan(loaded, out, ("missing", "stale")), out, chosen)
+    show_plan(loaded, out, chosen)
 
 
 def submit(
@@ -81,7 +79,13 @@ def submit(
     changed
         Submit although the file's runs are others than when it was submitted before.
     """
-    _submit(_load(sweep), out, executor, at_once, ("missing", "stale"), dry_run=dry_run, changed=changed)
+    from slurm.execution import choose_executor, execute, show_plan
+
+    loaded, chosen = _load(sweep), choose_executor(executor)
+    if dry_run:
+        show_plan(loaded, out, chosen)
+    else:
+        execute(loaded, out, chosen, at_once, changed=changed)
 
 
 def retry(
@@ -114,8 +118,15 @@ def retry(
     dry_run
         Only show the plan.
     """
-    states: list[RunState] = [*(["failed"] if failed or not stale else []), *(["stale"] if stale or not failed else [])]
-    _submit(_load(sweep), out, executor, at_once, tuple(states), dry_run=dry_run, changed=True)
+    from slurm.execution import choose_executor, execute, show_plan
+
+    both = failed == stale
+    states: list[RunState] = ["failed", "stale"] if both else ["failed"] if failed else ["stale"]
+    loaded, chosen = _load(sweep), choose_executor(executor)
+    if dry_run:
+        show_plan(loaded, out, chosen, states)
+    else:
+        execute(loaded, out, chosen, at_once, states, changed=True)
 
 
 def status(
@@ -152,11 +163,14 @@ def status(
         print(json.dumps(to_json(statuses), indent=1))
         return
     terminal = build_console()
-    with Live(build_table(statuses), console=terminal, auto_refresh=False) as live:
-        while watch and any(each.state in ("running", "pending") for each in statuses):
-            time.sleep(WATCH_SECONDS)
-            statuses = read_statuses(loaded, out)
-            live.update(build_table(statuses), refresh=True)
+    if watch:
+        with Live(build_table(statuses), console=terminal, auto_refresh=False) as live:
+            while any(each.state in ("running", "pending") for each in statuses):
+                time.sleep(WATCH_SECONDS)
+                statuses = read_statuses(loaded, out)
+                live.update(build_table(statuses), refresh=True)
+    else:
+        terminal.print(build_table(statuses))
     if failures := describe_failures(statuses):
         terminal.print(failures, highlight=False, markup=False, soft_wrap=True)
 
@@ -231,84 +245,3 @@ def _load(sweep: Path) -> "Sweep":
     from slurm.sweep import find_sweep, load_sweep
 
     return load_sweep(find_sweep(sweep))
-
-
-def _choose(executor: Executor | None) -> Executor:
-    """Raises: InputError if SLURM is asked for, or belongs here, and does not answer."""
-    from slurm.queue import has_slurm, require_slurm
-
-    chosen = executor or ("slurm" if has_slurm() else "local")
-    if chosen == "slurm":
-        require_slurm()
-    return chosen
-
-
-def _build_plan(loaded: "Sweep", out: Path, states: "tuple[RunState, ...]") -> "Plan":
-    from slurm.plan import build_plan
-
-    return build_plan(loaded, out, states)
-
-
-def _show_plan(planned: "Plan", out: Path, executor: Executor) -> None:
-    from slurm.plan import describe_change, find_missing_inputs
-    from slurm.report import describe_plan
-
-    print(describe_plan(planned))
-    if change := describe_change(planned.sweep, out):
-        print(change)
-    for line in find_missing_inputs(planned.todo):
-        print(f"missing here: {line}")
-    if executor == "slurm" and planned.todo:
-        from slurm.submit import count_sbatch_calls, describe_request
-
-        print(f"\nsbatch is called {count_sbatch_calls(planned)} times with:\n\n{describe_request(planned, out)}")
-
-
-def _submit(
-    loaded: "Sweep",
-    out: Path,
-    executor: Executor | None,
-    at_once: int,
-    states: "tuple[RunState, ...]",
-    *,
-    dry_run: bool,
-    changed: bool,
-) -> None:
-    from slurm.local import require_all_done, run_locally, submit_locally
-    from slurm.plan import describe_change, find_missing_inputs
-    from slurm.submission import submitting
-
-    if at_once < 0:
-        raise InputError(f"--at-once {at_once} is no number of processes; 1 or more, or 0 for half of the cores")
-    chosen = _choose(executor)
-    if dry_run:
-        _show_plan(_build_plan(loaded, out, states), out, chosen)
-        return
-    with submitting(out, loaded.name):
-        planned = _build_plan(loaded, out, states)
-        change = "" if changed else describe_change(loaded, out)
-        if change:
-            raise InputError(f"{change}; give --changed to go on, or the changed sweep another name")
-        if missing := find_missing_inputs(planned.todo):
-            raise InputError("\n".join(missing))
-        submission = None
-        if planned.todo and chosen == "slurm":
-            from slurm.submit import submit_to_slurm
-
-            submission = submit_to_slurm(planned, out)
-        elif planned.todo:
-            submission = submit_locally(planned, out)
-    if submission is not None and chosen == "slurm":
-        arrays = sorted({job_id.partition("_")[0] for job_id in submission.jobs}, key=int)
-        text = f"submitted {len(planned.todo)} runs in {len(planned.jobs)} jobs: {', '.join(arrays)}"
-        console.print(text, highlight=False, soft_wrap=True)
-    elif submission is not None:
-        cores = os.cpu_count() or 1
-        require_all_done(run_locally(planned.todo, out, at_once or max(1, cores // 2), submission.code))
-    print(out)
-    left = [each for each in planned.statuses if each.state == "failed" and "failed" not in states]
-    if left:
-        raise RunsFailedError(
-            f"{len(left)} runs failed before and are left; see sweep status, then sweep retry --failed"
-        )
-    sys.stdout.flush()

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from submitit.core.job_environment import JobEnvironment
 from submitit.core.utils import DelayedSubmission
-from submitit.helpers import JobEnvironment
 
 from harness.errors import InputError, Interrupted, RunsFailedError
 from harness.record import RunFolder

@@ -90,7 +90,7 @@ def read_status(config: RunConfig, out: Path, placement: Placement | None) -> Ru
     except (OSError, ValueError) as error:
         status = {"state": "failed", "reason": f"damaged: {error}; remove the folder to start this run anew"}
     state, reason = _decide(status, folder, placement)
-    epoch = status.get("epoch", 0)
+    epoch = int(status.get("epoch", 0))
     newest, evaluated = read_newest_records(folder) if "epoch" in status else ({}, {})
     log = folder.path / log_name(0)
     if placement is not None and state == "stale" and placement.submission.executor == "slurm":
@@ -102,7 +102,7 @@ def read_status(config: RunConfig, out: Path, placement: Placement | None) -> Ru
         job_id=placement.job_id if placement is not None and state in ("running", "pending", "stale") else "",
         epoch=epoch,
         reason=reason,
-        interruptions=status.get("interruptions", 0),
+        interruptions=int(status.get("interruptions", 0)),
         images_per_second=newest.get("time/images_per_second"),
         fid=evaluated.get("eval/fid"),
         seconds_left=estimate_seconds_left(config, epoch, newest, evaluated) if state == "running" else None,

@@ -1,0 +1,8 @@
+"""`accelerate launch -m slurm.world_size`: how many processes train together under a launcher's set-up."""
+
+from harness.engine import build_accelerator
+
+if __name__ == "__main__":
+    accelerator = build_accelerator("no")
+    if accelerator.is_main_process:
+        print(f"num_processes={accelerator.num_processes}")
