@@ -52,12 +52,12 @@ def describe_plan(plan: Plan) -> str:
 def build_table(statuses: Sequence[RunStatus]) -> Table:
     """One row per cell of the grid: everything but the seed."""
     table = Table(title_justify="left")
-    varying = find_varying_fields([status.config for status in statuses])
+    flat = [flatten(status.config) for status in statuses]
+    varying = find_varying_fields(flat)
     for name in ("variant", "data set", *varying, *STATES, "epochs", "ETA", "images/s", "last FID"):
         table.add_column(name, justify="left" if name in ("variant", "data set", *varying) else "right")
     cells: dict[tuple[str, ...], list[RunStatus]] = defaultdict(list)
-    for status in statuses:
-        fields = flatten(status.config)
+    for status, fields in zip(statuses, flat, strict=True):
         data = f"{status.config.dataset} {status.config.image_size} px"
         cells[(status.config.variant, data, *(str(fields.get(name, "")) for name in varying))].append(status)
     for cell, members in cells.items():
@@ -68,13 +68,14 @@ def build_table(statuses: Sequence[RunStatus]) -> Table:
     return table
 
 
-def find_varying_fields(configs: Sequence[RunConfig]) -> list[str]:
+def find_varying_fields(runs: Sequence[dict[str, Any]]) -> list[str]:
     """The fields by which runs of one variant and data set differ, the seed apart."""
-    values: dict[tuple[str, str], dict[str, Any]] = defaultdict(lambda: defaultdict(set))
-    for config in configs:
-        for name, value in flatten(config).items():
-            values[config.variant, f"{config.dataset}{config.image_size}"][name].add(str(value))
-    varying = {name for fields in values.values() for name, seen in fields.items() if len(seen) > 1}
+    values: dict[tuple[Any, ...], dict[str, Any]] = defaultdict(lambda: defaultdict(set))
+    for fields in runs:
+        seen = values[fields["variant"], fields["dataset"], fields["image_size"]]
+        for name, value in fields.items():
+            seen[name].add(value if isinstance(value, (str, int, float)) else str(value))
+    varying = {name for fields in values.values() for name, found in fields.items() if len(found) > 1}
     return sorted(varying - NOT_OF_A_CELL)
 
 

@@ -140,20 +140,21 @@ def _explain_end(placement: Placement | None) -> str:
 
 def read_newest_records(folder: RunFolder) -> tuple[Record, Record]:
     """The newest record, and the newest that has an evaluation; {} for what there is not. Reads the file's end only."""
-    file = folder.path / "records.jsonl"
     newest: Record = {}
-    for size in (1 << 14, 1 << 20, 1 << 40):
-        text = read_end(file, size)
+    for size in (1 << 13, 1 << 20, 1 << 40):
+        text = read_end(folder.path / "records.jsonl", size)
         whole = len(text) < size
-        lines = text.splitlines(keepends=True)[0 if whole else 1 :]
+        newest = {}
         try:
-            records = list(parse_records(lines))
+            for line in reversed(text.splitlines(keepends=True)[0 if whole else 1 :]):
+                for record in parse_records([line]):
+                    newest = newest or record
+                    if "eval/fid" in record:
+                        return newest, record
         except ValueError:
             return {}, {}
-        newest = records[-1] if records else {}
-        evaluated = next((record for record in reversed(records) if "eval/fid" in record), None)
-        if evaluated is not None or whole:
-            return newest, evaluated or {}
+        if whole:
+            break
     return newest, {}
 
 

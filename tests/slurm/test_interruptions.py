@@ -16,7 +16,15 @@ from tests.harness.test_train import assert_same_run, only_folder
 from tests.slurm.cluster import wait_for
 from tests.slurm.conftest import Sweep, train_alone
 
-LONG = {"epochs": 300, "eval_every": 150}  # about 45 seconds
+# Two seconds of sleep an epoch in a job: 40 seconds on any machine, of which SLURM's time limit leaves about 30.
+PACED = """
+import os, time
+from variants.aae import AAE
+class Paced(AAE):
+    def reconstruction_loss(self, x):
+        time.sleep(0.1 if "SLURM_JOB_ID" in os.environ else 0)
+        return super().reconstruction_loss(x)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +102,16 @@ def kill(pattern: str) -> None:
 
 
 def test_a_time_limit_is_survived_as_often_as_it_takes(sweep: Sweep, tmp_path: Path) -> None:
-    reference = train_alone(tmp_path / "reference", **LONG)
-    sweep.write({"seed": [0]}, {"timeout_min": 1}, **LONG)
+    (tmp_path / "paced.py").write_text(PACED)
+    run = {"variant": "paced:Paced", "epochs": 20, "eval_every": 10}
+    reference = train_alone(tmp_path / "reference", **run)
+    sweep.write({"seed": [0]}, {"timeout_min": 1}, **run)
     sweep.submit()
     sweep.wait_until_done(400)
     assert reference.wait(120) == 0
     assert_same_run(sweep.folders()[0], only_folder(tmp_path / "reference"))
     assert interruptions(sweep) >= 1
+    assert sweep.folders()[0].read_environment()["launches"][1]["epoch"] >= 1
 
 
 def test_a_helper_process_that_a_run_forks_does_not_requeue_the_job(sweep: Sweep, tmp_path: Path) -> None:
