@@ -228,7 +228,7 @@ def _own_code() -> dict[str, str]:
 
 
 def main() -> None:
-    """`python -m slurm.checks OUT SHARED GPUS` in each task of a job: its findings as one line of JSON."""
+    """`python -m slurm.checks OUT SHARED GPUS` in each task of a job: its findings, each a line of JSON."""
     out, shared, gpus = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     rank, world_size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
     findings = list(check_shared(shared))
@@ -241,7 +241,9 @@ def main() -> None:
         local = int(os.environ["SLURM_LOCALID"])
         findings += check_rendezvous(Peers(shared, rank, world_size, local, 1, address, job * 997 % PORTS))
     host = os.environ.get("SLURMD_NODENAME", socket.gethostname())
-    print(json.dumps([asdict(finding) | {"host": f"{host}, task {rank}"} for finding in findings]), flush=True)
+    for finding in findings:  # short lines: srun mixes the tasks' lines, and breaks long ones
+        line = asdict(finding) | {"host": f"{host}, task {rank}", "what": finding.what[:500]}
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -114,8 +114,8 @@ def check_job(options: SlurmOptions, out: Path) -> Iterator[Finding]:
                 yield Finding("problem", "job", str(error), "mend what it says; see the slurm block of the sweep")
                 return
     for line in printed.splitlines():
-        if line.startswith("["):
-            yield from (Finding(**finding) for finding in json.loads(line))
+        if line.startswith("{"):
+            yield Finding(**json.loads(line))
 
 
 def _ask(*command: str) -> str:

@@ -10,7 +10,7 @@ from harness.errors import InputError
 
 NEVER_STARTED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 ALIVE = {*NEVER_STARTED, "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ def read_job_states(job_ids: Collection[str]) -> dict[str, JobState] | None:
     for line in queue.stdout.splitlines():  # what the controller says goes: the accounts lag behind it
         name, state, reason = line.split("|", 2)
         states[name] = JobState(state, "" if reason == "None" else reason)
-    return {job_id: states[job_id] for job_id in job_ids if job_id in states}
+    # An array whose jobs were all cancelled before they started is one entry, under the array's own id.
+    known = {job_id: states.get(job_id) or states.get(job_id.partition("_")[0]) for job_id in job_ids}
+    return {job_id: state for job_id, state in known.items() if state is not None}
 
 
 def expand_job_ids(name: str) -> list[str]:

@@ -41,7 +41,7 @@ def test_shipped_sweeps_are_valid(path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("no_such_sweep",), "cannot read the configuration no_such_sweep"),
+        (("no_such_sweep",), "there is no file no_such_sweep, and unknown shipped sweep"),
         (("demo", "--at-once", "-1"), "--at-once -1"),
     ],
 )
