@@ -108,24 +108,32 @@ class Sweep:
         return self.folders()[0]
 
     def wait_until_done(self, seconds: float = 180) -> None:
-        """Until every run is done. A requeued job is held for two minutes: here it starts after four seconds.
+        """Until every run is done."""
+
+        def done() -> bool:
+            folders = self.folders()
+            return bool(folders) and all(folder.read_status()["state"] == "done" for folder in folders)
+
+        self.wait_until(done, seconds, "all runs done")
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        """Until something is so. A requeued job is held for two minutes: here it starts after four seconds.
 
         Earlier, its node may still refuse it: a slurmd revokes the old launch's credential by the second.
         """
         held_since: dict[str, float] = {}
 
-        def done() -> bool:
+        def checked() -> bool:
             for line in self.queue("%A|%T|%r"):
                 job_id, state, reason = line.split("|")
                 if state != "PENDING" or reason != "BeginTime":
                     held_since.pop(job_id, None)
                 elif time.monotonic() - held_since.setdefault(job_id, time.monotonic()) > 4:
                     self.cluster.output("scontrol", "update", f"JobId={job_id}", "StartTime=now")
-            folders = self.folders()
-            return bool(folders) and all(folder.read_status()["state"] == "done" for folder in folders)
+            return condition()
 
         try:
-            wait_for(done, seconds, "all runs done")
+            wait_for(checked, seconds, what)
         except TimeoutError as error:
             logs = sorted(self.out.glob("sweeps/*/*/jobs/*log.*")) + sorted(self.out.glob("*/log*.txt"))
             text = "\n".join(f"==> {log}\n{log.read_text()[-1500:]}" for log in logs)

@@ -99,6 +99,26 @@ def test_a_failure_stops_neither_its_job_nor_the_sweep_and_its_cause_is_shown(sw
     assert "to submit: 2 runs in 1 jobs" in sweep.command("retry", "--failed", "--dry-run")[1]
 
 
+def test_one_rank_that_fails_ends_its_run_and_not_its_job(sweep: Sweep, tmp_path: Path) -> None:
+    """The other rank would wait for it for half an hour; the cause is the failed one's."""
+    (tmp_path / "lame.py").write_text(
+        "import os\n"
+        "from variants.aae import AAE\n\n\n"
+        "class Lame(AAE):\n"
+        "    def __init__(self, *arguments):\n"
+        "        if os.environ['RANK'] == '1':\n"
+        "            raise RuntimeError('lame')\n"
+        "        super().__init__(*arguments)\n"
+    )
+    sweep.write({"variant": ["lame:Lame", "aae"]}, {"gpus_per_node": 2, "min_job_minutes": 30}, **SHORT)
+    loaded = load_sweep(sweep.file)
+    timing = Timing(epoch_seconds=5, evaluation_seconds=5, measured="probe")
+    save_probe(sweep.out, "tiny", dict.fromkeys(kinds_of(loaded.configs).values(), timing))
+    assert "submitted 2 runs in 1 jobs" in sweep.submit()
+    wait_for(lambda: sweep.states() == ["failed", "done"], 120, "one failed, one done")
+    assert "RuntimeError: lame (rank 1)" in sweep.status()[0]["reason"]
+
+
 def test_cancelled_runs_save_themselves_and_a_retry_resumes_them(sweep: Sweep, tmp_path: Path) -> None:
     alone = train_alone(tmp_path / "alone")
     sweep.write({"seed": [0]})
