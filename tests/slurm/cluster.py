@@ -30,11 +30,12 @@ def find_missing(programs: Sequence[str]) -> list[str]:
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     """The condition's value once it is true. Raises: TimeoutError naming what was awaited."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.05
     while not (value := condition()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {seconds:.0f} s")
-        time.sleep(0.1)
+        time.sleep(pause)
+        pause = min(0.5, 1.5 * pause)  # asking SLURM costs what the jobs need
     return value
 
 

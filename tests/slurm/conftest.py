@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -54,11 +55,14 @@ def accounting_cluster(cache: Path) -> Iterator[Cluster]:
 
 
 def running(cluster: Cluster) -> Iterator[Cluster]:
+    """A cluster that is stopped after failures too, and when the tests are terminated, as by a time limit."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         cluster.start()
         yield cluster
     finally:
         cluster.stop()
+        signal.signal(signal.SIGTERM, before)
 
 
 class Sweep:

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.harness.test_train import assert_same_run, only_folder
 from tests.slurm.cluster import wait_for
 from tests.slurm.conftest import Sweep, train_alone
 
-SHORT = {"epochs": 2, "eval_every": 2}
+SHORT: dict[str, Any] = {"epochs": 2, "eval_every": 2}
 TWO_NODES = {"nodes": 2, "gpus_per_node": 2}
 
 
@@ -138,7 +139,7 @@ def test_cancelled_runs_save_themselves_and_a_retry_resumes_them(sweep: Sweep, t
 
 def test_status_needs_no_accounting_and_no_slurm(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     """squeue alone knows the job; where it does not answer either, the run folders are believed."""
-    sweep.write({"seed": [0]}, epochs=2000)
+    sweep.write({"seed": [0]}, epochs=1000)
     sweep.submit()
     sweep.wait_for_epoch(2)
     assert sweep.cluster.output("sacct") == "", "there is no accounting"

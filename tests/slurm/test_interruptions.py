@@ -73,7 +73,7 @@ def test_a_requeued_job_resumes_from_disk(begun: Sweep, uninterrupted: RunFolder
 def test_a_lost_node_costs_nothing_but_time(begun: Sweep, uninterrupted: RunFolder, loss: str) -> None:
     """Without its slurmd the run goes on there, while SLURM starts it anew elsewhere: the two must not meet."""
     job_id = begun.job_id()
-    node = next(line.split()[0] for line in begun.queue("%N %T") if line.endswith("RUNNING"))
+    node = begun.cluster.output("squeue", "-h", "-j", job_id, "-o", "%N")
     daemon = begun.cluster.daemons[f"slurmd-{node}"]
     daemon.kill()
     daemon.wait()
@@ -87,7 +87,8 @@ def test_a_lost_node_costs_nothing_but_time(begun: Sweep, uninterrupted: RunFold
         begun.wait_until_done()
         assert_same_run(begun.folders()[0], uninterrupted)
         assert interruptions(begun) == (1 if loss == "its power" else 0)
-        wait_for(lambda: begun.queue("%i %T")[-1].endswith("COMPLETED"), 60, "the restarted job ends well")
+        restarted = ("squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T")
+        wait_for(lambda: begun.cluster.output(*restarted) == "COMPLETED", 120, "the restarted job ends well")
     finally:
         begun.cluster.start_node(node)
     wait_for(lambda: begun.cluster.output("sinfo", "-h", "-n", node, "-o", "%t") == "idle", 120, "the node is back")
