@@ -135,7 +135,7 @@ def test_a_warned_job_is_training_again_within_half_a_minute(sweep: SubmittedSwe
     requeued = time.time()
     sweep.wait_until(lambda: folder.read_status().get("epoch", 0) > epoch, 60, "the next epoch")
     resumed = time.time()
+    sweep.command("cancel")
     print(f"\nsaved after {saved - started:.1f} s, requeued after {requeued - started:.1f} s,")
     print(f"next epoch {resumed - requeued:.1f} s after that (four of them the test's own wait)")
-    sweep.command("cancel")
     assert resumed - started < 60
