@@ -8,7 +8,7 @@ from typing import Literal
 from harness.errors import InputError, RunsFailedError
 from harness.terminal import console
 from slurm.local import require_all_done, run_locally, submit_locally
-from slurm.plan import TO_SUBMIT, Plan, build_plan, describe_change, find_missing_inputs
+from slurm.plan import TO_SUBMIT, Plan, build_plan, describe_change, find_missing_inputs, require_time_for_epochs
 from slurm.queue import has_slurm, require_slurm
 from slurm.report import describe_plan
 from slurm.status import RunState
@@ -30,6 +30,8 @@ def choose_executor(executor: Executor | None) -> Executor:
 def show_plan(sweep: Sweep, out: Path, executor: Executor, states: Collection[RunState] = TO_SUBMIT) -> None:
     """Print what a submission would do, and what would keep it from that."""
     plan = build_plan(sweep, out, states)
+    if executor == "slurm":
+        require_time_for_epochs(plan)
     print(describe_plan(plan))
     if change := describe_change(sweep, out):
         print(change)
@@ -57,6 +59,8 @@ def execute(
         raise InputError(f"--at-once {at_once} is no number of processes; 1 or more, or 0 for half of the cores")
     with submitting(out, sweep.name):
         plan = build_plan(sweep, out, states)
+        if executor == "slurm":
+            require_time_for_epochs(plan)
         if not changed and (change := describe_change(sweep, out)):
             raise InputError(f"{change}; give --changed to go on, or give the changed sweep another name")
         if missing := find_missing_inputs(plan.todo):

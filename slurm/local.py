@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from harness.cache import cache_folder
 from harness.config import RunConfig
 from harness.errors import InputError, Interrupted, RunsFailedError
 from harness.guard import check_folder
@@ -31,6 +32,7 @@ def run_locally(configs: Sequence[RunConfig], out: Path, at_once: int, code: Pat
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))}
     if code is not None:
         environment["PYTHONPATH"] = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment["AAEBENCH_CACHE"] = str(cache_folder().absolute())  # the runs start in the folder of the code
     queue = RunQueue(plan_runs(configs), out.absolute(), at_once, environment, folder=code)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with terminated_as_interrupted(), Progress(*columns, console=console) as display:

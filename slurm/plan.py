@@ -23,14 +23,14 @@ TO_SUBMIT: tuple[RunState, ...] = ("missing", "stale")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a submission would do. `seconds` has an estimate for each run left to do that can be estimated."""
+    """What a submission would do. `seconds` and `timings` have an entry for each run that can be estimated."""
 
     sweep: Sweep
     statuses: list[RunStatus]
     todo: list[RunConfig]
     jobs: list[list[RunConfig]]
     seconds: dict[str, float]
-    measured: set[str]
+    timings: dict[str, Timing]
 
     @property
     def gpu_hours(self) -> float:
@@ -39,23 +39,17 @@ class Plan:
 
 
 def build_plan(sweep: Sweep, out: Path, states: Collection[RunState] = TO_SUBMIT) -> Plan:
-    """The plan for the runs that are in one of `states`.
-
-    Raises: InputError if a job's time limit is too short for one epoch.
-    """
+    """The plan for the runs that are in one of `states`."""
     statuses = read_statuses(sweep, out)
     todo = [status.config for status in statuses if status.state in states]
     kinds = kinds_of(todo)
     timings = load_timings(out, sweep.name, set(kinds.values()), sweep.slurm.world_size)
     known = {config.run_id: timings[kinds[config.run_id]] for config in todo if kinds[config.run_id] in timings}
-    for config in todo:
-        if config.run_id in known:
-            _require_an_epochs_time(sweep, config, known[config.run_id])
     seconds = {
         config.run_id: estimate_seconds(config, known[config.run_id]) for config in todo if config.run_id in known
     }
     jobs = pack(todo, seconds, sweep.slurm.min_job_minutes * 60, sweep.slurm.runs_at_once)
-    return Plan(sweep, statuses, todo, jobs, seconds, {timing.measured for timing in known.values()})
+    return Plan(sweep, statuses, todo, jobs, seconds, known)
 
 
 def pack(
@@ -79,6 +73,19 @@ def pack(
     elif job:
         jobs.append(job)
     return jobs
+
+
+def require_time_for_epochs(plan: Plan) -> None:
+    """Raises: InputError if a job's time limit is known to be too short for one epoch of a run."""
+    options = plan.sweep.slurm
+    for run_id, timing in plan.timings.items():
+        needed = START_SECONDS + timing.epoch_seconds + options.warning_seconds
+        if needed > options.timeout_min * 60:
+            raise InputError(
+                f"timeout_min = {options.timeout_min} is too short for one epoch of {run_id}, which takes "
+                f"{timing.epoch_seconds / 60:.1f} minutes ({timing.measured}); "
+                f"set it to {math.ceil(needed / 60)} or more"
+            )
 
 
 def plan_runs(configs: Sequence[RunConfig]) -> list[PlannedRun]:
@@ -129,12 +136,3 @@ def _compare(submission: Submission, content: dict[str, Any]) -> list[str]:
         for key in [*old, *(key for key in new if key not in old)]
         if old.get(key) != new.get(key)
     ]
-
-
-def _require_an_epochs_time(sweep: Sweep, config: RunConfig, timing: Timing) -> None:
-    needed = START_SECONDS + timing.epoch_seconds + sweep.slurm.warning_seconds
-    if needed > sweep.slurm.timeout_min * 60:
-        raise InputError(
-            f"timeout_min = {sweep.slurm.timeout_min} is too short for one epoch of {config.run_id}, which takes "
-            f"{timing.epoch_seconds / 60:.1f} minutes ({timing.measured}); set it to {math.ceil(needed / 60)} or more"
-        )

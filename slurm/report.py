@@ -40,8 +40,9 @@ def describe_plan(plan: Plan) -> str:
         lengths = [
             sum(plan.seconds.get(config.run_id, 0) for config in job) / options.runs_at_once for job in plan.jobs
         ]
+        measured = ", ".join(sorted({timing.measured for timing in plan.timings.values()}))
         lines.append(
-            f"estimate: {plan.gpu_hours:.2f} {unit} ({', '.join(sorted(plan.measured))}), "
+            f"estimate: {plan.gpu_hours:.2f} {unit} ({measured}), "
             f"jobs of {min(lengths) / 60:.0f} to {max(lengths) / 60:.0f} minutes"
         )
     if unknown:

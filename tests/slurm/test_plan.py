@@ -12,7 +12,7 @@ from harness.errors import InputError
 from harness.record import RunFolder
 from slurm.estimate import Timing, estimate_seconds, kind_of, load_timings
 from slurm.options import build_options
-from slurm.plan import build_plan, describe_change, find_missing_inputs, pack
+from slurm.plan import build_plan, describe_change, find_missing_inputs, pack, require_time_for_epochs
 from slurm.queue import JobState, expand_job_ids
 from slurm.report import describe_plan
 from slurm.status import read_statuses
@@ -80,7 +80,7 @@ def test_a_time_limit_too_short_for_one_epoch_is_refused(tmp_path: Path) -> None
     sweep = load(tmp_path, f"{RUNS}\nslurm: {{timeout_min: 1, signal_delay_s: 40}}")
     pretend(RunFolder(tmp_path / "runs" / sweep.configs[0].run_id), sweep.configs[0], "done")
     with pytest.raises(InputError, match=r"timeout_min = 1 is too short for one epoch of .* set it to 2 or more"):
-        build_plan(sweep, tmp_path / "runs")
+        require_time_for_epochs(build_plan(sweep, tmp_path / "runs"))
 
 
 @pytest.mark.parametrize(
