@@ -74,7 +74,11 @@ def execute(
         console.print(text, highlight=False, soft_wrap=True)
     else:
         cores = os.cpu_count() or 1
-        require_all_done(run_locally(plan.todo, out, at_once or max(1, cores // 2), submission.code))
+        try:
+            outcomes = run_locally(plan.todo, out, at_once or max(1, cores // 2), submission.code)
+        finally:
+            submission.disown()
+        require_all_done(outcomes)
     print(out, flush=True)
     left = sum(status.state == "failed" for status in plan.statuses) if "failed" not in states else 0
     if left:

@@ -57,6 +57,11 @@ class Submission:
         now = psutil.Process()
         self.process = {"host": socket.gethostname(), "pid": os.getpid(), "started": now.create_time()}
 
+    def disown(self) -> None:
+        """Note that no process runs the submission any more."""
+        self.process = {}
+        self.save()
+
     def find_process(self) -> psutil.Process | None:
         """The process that runs a local submission, if it is on this machine and alive."""
         if self.process.get("host") != socket.gethostname():
