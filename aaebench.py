@@ -23,8 +23,14 @@ app.command("results.commands:report_command", name="report", help="Write report
 app.command("results.compare:compare_command", name="compare", help="What changed between two collections.")
 
 sweep = App(name="sweep", help="Many runs from one YAML file.")
-sweep.command("slurm.commands:submit", name="submit", help="Run a sweep.")
+sweep.command("slurm.commands:plan", name="plan", help="Show what is left to do, and what it costs.")
+sweep.command("slurm.commands:submit", name="submit", help="Submit what is missing, to SLURM or here.")
+sweep.command("slurm.commands:status", name="status", help="Show how far it is, and why runs failed.")
+sweep.command("slurm.commands:cancel", name="cancel", help="Cancel its jobs.")
+sweep.command("slurm.commands:retry", name="retry", help="Submit failed and stale runs again.")
+sweep.command("slurm.commands:logs", name="logs", help="Print the logs of a run.")
 app.command(sweep)
+app.command("slurm.commands:doctor", name="doctor", help="Check what makes jobs fail at night.")
 
 
 @app.command
@@ -59,7 +65,7 @@ def demo(
     from slurm.sweep import SHIPPED, load_sweep
 
     chosen = {"dataset": dataset} | ({} if epochs is None else {"epochs": epochs})
-    configs = load_sweep(SHIPPED / "demo.yaml", **chosen)
+    configs = load_sweep(SHIPPED / "demo.yaml", **chosen).configs
     stage_dataset(dataset, configs[0].image_size)
     load_classifier(dataset, configs[0].image_size)  # trained here, where its progress shows, if it has to be
     outcomes = run_locally(configs, out / "runs", at_once=min(2, os.cpu_count() or 1))

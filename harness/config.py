@@ -4,8 +4,9 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,6 +65,12 @@ WeightsFile = Annotated[Path | None, AfterValidator(_check_file)]
 def _paper_batch_size(fields: dict[str, Any]) -> int:
     """1024 at 32 px and 256 at 64 px (paper, section 6.1)."""
     return 1024 if fields.get("image_size", 32) <= 32 else 256
+
+
+@cache
+def _build_adapter(options: type[Variant.Options]) -> TypeAdapter[Any]:
+    """Kept: a sweep validates the same variant's options thousands of times."""
+    return TypeAdapter(options)
 
 
 class RunConfig(BaseModel):
@@ -136,7 +143,7 @@ class RunConfig(BaseModel):
                 raise ValueError(unknown(f"option of {variant}", name, accepted))
             if isinstance(value, bool) and accepted[name].type is not bool:
                 raise ValueError(f"options.{name} = {str(value).lower()} is a truth value, where none belongs")
-        adapter = TypeAdapter(load_variant(variant).Options)
+        adapter = _build_adapter(load_variant(variant).Options)
         return adapter.dump_python(adapter.validate_python(options))
 
     @field_validator("extractor_weights", mode="after")
@@ -210,10 +217,20 @@ def load_config_file(path: Path) -> dict[str, Any]:
 
 def load_preset(name: str) -> dict[str, Any]:
     """The fields of a preset shipped in harness/presets. Raises: InputError for an unknown name."""
-    presets = {Path(file.name).stem: file for file in (files("harness") / "presets").iterdir()}
+    presets = _find_presets()
     if not isinstance(name, str) or name not in presets:
         raise InputError(unknown("preset", str(name), presets))
-    return yaml.safe_load(presets[name].read_text())
+    return _read_preset(presets[name])
+
+
+@cache
+def _find_presets() -> dict[str, Traversable]:
+    return {Path(file.name).stem: file for file in (files("harness") / "presets").iterdir()}
+
+
+@cache
+def _read_preset(file: Traversable) -> dict[str, Any]:
+    return yaml.safe_load(file.read_text())
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from harness.data import TrainingSet
 from harness.engine import Engine
 from harness.evaluation.protocol import Protocol
 
+SNAPSHOT_COMMIT = "GIT_COMMIT"  # a copy of the code has its commit in this file, beside the packages
 PACKAGES = ("aaebench", "torch", "accelerate", "numpy")
 
 
@@ -40,8 +41,11 @@ def describe_environment(engine: Engine, data: TrainingSet, protocol: Protocol) 
 
 
 def read_git_commit() -> str | None:
-    """The commit of the checkout that runs, with `-dirty` if it was changed; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """The commit of the code that runs, with `-dirty` if it was changed; None outside a checkout and a snapshot."""
+    root = Path(__file__).parent.parent
+    if (root / SNAPSHOT_COMMIT).exists():
+        return (root / SNAPSHOT_COMMIT).read_text().strip() or None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

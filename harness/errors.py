@@ -26,7 +26,7 @@ class RunsFailedError(CommandError):
 
 
 class Interrupted(CommandError):
-    """SIGINT or SIGTERM arrived; what was under way has saved itself."""
+    """SIGINT, SIGTERM or SIGUSR2 arrived; what was under way has saved itself."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"{Signals(signal_number).name}: saved; run the same command again to resume")

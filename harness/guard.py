@@ -1,9 +1,4 @@
-"""Who may train in a run folder: the run that it belongs to, on the data it was begun with, one launch at a time."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from filelock import FileLock, Timeout
+"""Who may train in a run folder: the run that it belongs to, on the data it was begun with."""
 
 from harness.config import NOT_IN_RUN_ID, RunConfig
 from harness.errors import InputError
@@ -41,23 +36,3 @@ def create_folder(folder: RunFolder, config: RunConfig) -> None:
         folder.create(config.model_dump(mode="json"))
     except OSError as error:
         raise InputError(f"cannot write the run folder {folder.path}: {error}; choose another with --out") from error
-
-
-@contextmanager
-def owned(folder: RunFolder, is_main_process: bool) -> Iterator[None]:
-    """Hold the run folder: one launch at a time trains in it.
-
-    Raises: InputError if another process is training it.
-    """
-    lock = FileLock(folder.path / ".lock")
-    if is_main_process:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise InputError(f"{folder.path} is being trained by another process") from error
-        except OSError as error:
-            raise InputError(f"cannot write the run folder {folder.path}: {error}") from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -87,7 +87,7 @@ class RunFolder:
         Raises: ValueError if another line is damaged.
         """
         file = self.path / "records.jsonl"
-        return list(_parse(file.read_text().splitlines(keepends=True))) if file.exists() else []
+        return list(parse_records(file.read_text().splitlines(keepends=True))) if file.exists() else []
 
     def keep_records(self, through_epoch: int) -> None:
         """Drop the records after an epoch: what a run wrote after the checkpoint that it resumes from."""
@@ -105,7 +105,8 @@ def find_run_folders(root: Path) -> Iterator[RunFolder]:
             yield RunFolder(Path(folder))
 
 
-def _parse(lines: Iterable[str]) -> Iterator[Record]:
+def parse_records(lines: Iterable[str]) -> Iterator[Record]:
+    """Whole records. A last line that a kill cut short is left out. Raises: ValueError if another line is damaged."""
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)

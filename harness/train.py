@@ -21,7 +21,8 @@ from harness.errors import DivergedError, InputError, Interrupted
 from harness.evaluation.evaluate import Evaluator
 from harness.evaluation.images import GeneratedImages, NumberedImages, Reconstructions
 from harness.features import load_feature_network
-from harness.guard import check_folder, create_folder, owned
+from harness.guard import check_folder, create_folder
+from harness.lock import owned
 from harness.posterior import Posterior, compute_diagnostics, compute_posterior
 from harness.processes import build_accelerator
 from harness.progress import TrainingProgress
@@ -250,13 +251,17 @@ class Run:
 
     @contextmanager
     def signals_noted(self) -> Iterator[None]:
-        """SIGINT and SIGTERM are noted, to be acted on at a step's end; a second one acts at once."""
+        """SIGINT, SIGTERM and SIGUSR2 are noted, to be acted on at a step's end.
+
+        A second SIGINT or SIGTERM acts at once. SLURM's warning, SIGUSR2, comes from several sides and never does.
+        """
 
         def note(number: int, _: object) -> None:
             self.signal = number
-            signal.signal(number, signal.SIG_DFL)
+            if number != signal.SIGUSR2:
+                signal.signal(number, signal.SIG_DFL)
 
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
         try:
             yield
         finally:

@@ -35,6 +35,7 @@ TORCHVISION_INCEPTION = PublishedWeights(
     sha256="0cc3c7bd",
     option="--torchvision-inception",
 )
+STAGED = {"inception": INCEPTION, "torchvision": TORCHVISION_INCEPTION}  # by extractor
 
 
 def weights_path(weights: PublishedWeights) -> Path:

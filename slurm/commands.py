@@ -1,12 +1,53 @@
-"""The commands over many runs: `aaebench sweep`."""
+"""The commands over many runs: `aaebench sweep`, `aaebench doctor`. They import what they need when they run."""
 
-import os
+# ruff: noqa: PLC0415
+import json
+import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from harness.errors import InputError
+
+if TYPE_CHECKING:
+    from slurm.status import RunState
+    from slurm.sweep import Sweep
+
+Executor = Literal["slurm", "local"]
+Switch = Annotated[bool, Parameter(negative="")]
+WATCH_SECONDS = 10
+
+
+def plan(
+    sweep: Path,
+    /,
+    *,
+    out: Path = Path("runs"),
+    executor: Annotated[Executor | None, Parameter(show_default=False)] = None,
+    probe: Switch = False,
+) -> None:
+    """Show what a submission would do: what is done, what is left, the jobs, GPU-hours, and the sbatch request.
+
+    Parameters
+    ----------
+    sweep
+        A YAML file with a grid over fields of a run, or the name of a shipped one, as paper or mapping_depth.
+    out
+        The folder that holds run folders.
+    executor
+        Where the runs would run. [default: slurm where there is one, else local]
+    probe
+        First train each kind of run for some seconds, in a job where there is SLURM, to estimate what has no records.
+    """
+    from slurm.execution import choose_executor, show_plan
+
+    loaded, chosen = _load(sweep), choose_executor(executor)
+    if probe:
+        from slurm.probe import probe_kinds
+
+        probe_kinds(loaded, out, through_slurm=chosen == "slurm")
+    show_plan(loaded, out, chosen)
 
 
 def submit(
@@ -14,30 +55,193 @@ def submit(
     /,
     *,
     out: Path = Path("runs"),
-    executor: Literal["local"] = "local",
+    executor: Annotated[Executor | None, Parameter(show_default=False)] = None,
     at_once: Annotated[int, Parameter(show_default=False)] = 0,
+    dry_run: Switch = False,
+    changed: Switch = False,
 ) -> None:
-    """Run a sweep: what is done is left, what was interrupted is resumed, what fails stops nothing else; prints OUT.
+    """Submit a sweep: what is done or under way is left, what was interrupted is resumed; prints OUT.
+
+    Give it again at any time: it submits what is missing, and nothing twice. Runs that failed wait for sweep retry.
 
     Parameters
     ----------
     sweep
-        A YAML file with a grid over fields of a run, or the name of a shipped one, as mapping_depth.
+        A YAML file with a grid over fields of a run, or the name of a shipped one, as paper or mapping_depth.
+    out
+        The folder that holds run folders. On a cluster: on a file system that the compute nodes share.
+    executor
+        slurm submits jobs and returns; local runs everything here and waits. [default: slurm where there is one]
+    at_once
+        Processes at a time, for local. [default: half of the cores]
+    dry_run
+        Only show the plan.
+    changed
+        Submit although the file's runs are others than when it was submitted before.
+    """
+    from slurm.execution import choose_executor, execute, show_plan
+
+    loaded, chosen = _load(sweep), choose_executor(executor)
+    if dry_run:
+        show_plan(loaded, out, chosen)
+    else:
+        execute(loaded, out, chosen, at_once, changed=changed)
+
+
+def retry(
+    sweep: Path,
+    /,
+    *,
+    failed: Switch = False,
+    stale: Switch = False,
+    out: Path = Path("runs"),
+    executor: Annotated[Executor | None, Parameter(show_default=False)] = None,
+    at_once: Annotated[int, Parameter(show_default=False)] = 0,
+    dry_run: Switch = False,
+) -> None:
+    """Submit again the runs that failed, or that nothing works on any more, or both; each resumes where it was.
+
+    Parameters
+    ----------
+    sweep
+        The sweep's file or name.
+    failed
+        Only the runs that failed.
+    stale
+        Only the runs whose job is gone: cancelled, lost with its node, never requeued.
     out
         The folder that holds run folders.
     executor
-        Where: on this machine.
+        As for sweep submit.
     at_once
-        Processes at a time. [default: half of the cores]
+        As for sweep submit.
+    dry_run
+        Only show the plan.
     """
-    # ruff: noqa: PLC0415
-    from slurm.local import require_all_done, run_locally
-    from slurm.sweep import SHIPPED, load_sweep
+    from slurm.execution import choose_executor, execute, show_plan
 
-    if at_once < 0:
-        raise InputError(f"--at-once {at_once} is no number of processes; 1 or more, or 0 for half of the cores")
-    shipped = SHIPPED / f"{sweep}.yaml"
-    configs = load_sweep(shipped if shipped.is_file() else sweep)
-    outcomes = run_locally(configs, out, at_once or max(1, (os.cpu_count() or 1) // 2))
-    require_all_done(outcomes)
-    print(out)
+    both = failed == stale
+    states: list[RunState] = ["failed", "stale"] if both else ["failed"] if failed else ["stale"]
+    loaded, chosen = _load(sweep), choose_executor(executor)
+    if dry_run:
+        show_plan(loaded, out, chosen, states)
+    else:
+        execute(loaded, out, chosen, at_once, states, changed=True)
+
+
+def status(
+    sweep: Path,
+    /,
+    *,
+    out: Path = Path("runs"),
+    watch: Switch = False,
+    json_: Annotated[Switch, Parameter("--json")] = False,
+) -> None:
+    """Show how far a sweep is, per variant and data set, and why runs failed.
+
+    Asks sacct, or squeue where there is no accounting, and otherwise reads the run folders alone.
+
+    Parameters
+    ----------
+    sweep
+        The sweep's file or name.
+    out
+        The folder that holds run folders.
+    watch
+        Refresh every ten seconds until nothing runs or waits any more.
+    json_
+        A JSON list with an object per run instead.
+    """
+    from rich.live import Live
+
+    from slurm.report import build_console, build_table, describe_failures, to_json
+    from slurm.status import read_statuses
+
+    loaded = _load(sweep)
+    statuses = read_statuses(loaded, out)
+    if json_:
+        print(json.dumps(to_json(statuses), indent=1))
+        return
+    terminal = build_console()
+    if watch:
+        with Live(build_table(statuses), console=terminal, auto_refresh=False) as live:
+            while any(each.state in ("running", "pending") for each in statuses):
+                time.sleep(WATCH_SECONDS)
+                statuses = read_statuses(loaded, out)
+                live.update(build_table(statuses), refresh=True)
+    else:
+        terminal.print(build_table(statuses))
+    if failures := describe_failures(statuses):
+        terminal.print(failures, highlight=False, markup=False, soft_wrap=True)
+
+
+def cancel(sweep: Path, /, *, out: Path = Path("runs")) -> None:
+    """Cancel a sweep's jobs. Runs under way save themselves first; sweep submit goes on from there.
+
+    Parameters
+    ----------
+    sweep
+        The sweep's file or name.
+    out
+        The folder that holds run folders.
+    """
+    from slurm.cancel import cancel_sweep
+
+    print(f"cancelled {cancel_sweep(_load(sweep).name, out)} jobs")
+
+
+def logs(run: str, /, *, out: Path = Path("runs"), lines: int = 50) -> None:
+    """Print the end of a run's logs, each under its path.
+
+    Parameters
+    ----------
+    run
+        The run's id, or any part of it that no other run's has.
+    out
+        The folder that holds run folders.
+    lines
+        Lines of each log; 0 for all.
+    """
+    from slurm.logs import print_logs
+
+    if lines < 0:
+        raise InputError(f"--lines {lines} is no number of lines; 1 or more, or 0 for all")
+    print_logs(run, out, lines)
+
+
+def doctor(
+    sweep: Path | None = None,
+    /,
+    *,
+    out: Path = Path("runs"),
+    slurm: Switch = False,
+    json_: Annotated[Switch, Parameter("--json")] = False,
+) -> None:
+    """Check what makes jobs fail at night: versions, GPUs, launchers, SLURM, file system, data, disk, host names.
+
+    Each finding says what to do. Exit status 1 if something would fail.
+
+    Parameters
+    ----------
+    sweep
+        A sweep's file or name, whose data and slurm options are checked too.
+    out
+        The folder that will hold run folders.
+    slurm
+        Run the checks inside a job as well, on as many nodes as the sweep asks for.
+    json_
+        A JSON list of findings instead.
+    """
+    from slurm.doctor import run_doctor
+
+    if slurm:
+        from slurm.queue import require_slurm
+
+        require_slurm()
+    run_doctor(_load(sweep) if sweep is not None else None, out, slurm, json_)
+
+
+def _load(sweep: Path) -> "Sweep":
+    from slurm.sweep import find_sweep, load_sweep
+
+    return load_sweep(find_sweep(sweep))

@@ -1,67 +1,65 @@
-"""Runs on this machine: a bounded number at once, each a process of its own."""
+"""Runs on this machine: a bounded number at once, each a process of its own, in one progress display."""
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from harness.cache import cache_folder
 from harness.config import RunConfig
-from harness.errors import Interrupted, RunsFailedError
-from harness.guard import check_folder, create_folder
+from harness.errors import InputError, Interrupted, RunsFailedError
+from harness.guard import check_folder
 from harness.record import RunFolder
 from harness.terminal import console
-
-POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run's process ended: its exit status, and the last line of its log."""
-
-    folder: RunFolder
-    exit_status: int
-    last_line: str
+from slurm.plan import Plan, plan_runs
+from slurm.process import POLL_SECONDS, Outcome, RunQueue
+from slurm.snapshot import snapshot_code
+from slurm.submission import Submission, create_folder
 
 
-def run_locally(configs: Sequence[RunConfig], out: Path, at_once: int) -> list[Outcome]:
+def run_locally(configs: Sequence[RunConfig], out: Path, at_once: int, code: Path | None = None) -> list[Outcome]:
     """Run everything, at most `at_once` processes at a time, sharing the cores. Each logs to log.txt in its folder.
 
     A run that fails does not stop the others. An interrupt is passed on: every run saves itself before this returns.
+    `code` is the folder of the packages to run, if they are not this process's own.
     """
-    waiting, running, outcomes = [], [], []
     for config in configs:
-        folder = RunFolder(out / config.run_id)
-        check_folder(folder, config)
-        if folder.read_status()["state"] == "done":
-            outcomes.append(Outcome(folder, 0, ""))
-        else:
-            waiting.append(config)
+        check_folder(RunFolder(out / config.run_id), config)
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))}
+    if code is not None:
+        environment["PYTHONPATH"] = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment["AAEBENCH_CACHE"] = str(cache_folder().absolute())  # the runs start in the folder of the code
+    queue = RunQueue(plan_runs(configs), out.absolute(), at_once, environment, folder=code)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with terminated_as_interrupted(), Progress(*columns, console=console) as display:
         task = display.add_task("", total=len(configs))
         try:
-            while waiting or running:
-                while waiting and len(running) < at_once:
-                    running.append(_start(waiting.pop(0), out, environment))
-                for entry in [entry for entry in running if entry[1].poll() is not None]:
-                    running.remove(entry)
-                    outcomes.append(_finish(*entry))
-                display.update(task, completed=len(outcomes), description=_describe([folder for folder, _ in running]))
+            while queue.step():
+                _show(display, task, queue)
                 time.sleep(POLL_SECONDS)
+            _show(display, task, queue)
+        except OSError as error:
+            raise InputError(f"cannot write the run folders: {error}; choose another place with --out") from error
         finally:
-            for _, process in running:
-                process.send_signal(signal.SIGTERM)
-            for _, process in running:
-                process.wait()
-    return outcomes
+            queue.stop(signal.SIGTERM)
+            queue.wait()
+    return queue.outcomes
+
+
+def submit_locally(plan: Plan, out: Path) -> Submission:
+    """Record that this process runs the plan, and snapshot the code that it runs."""
+    sweep = plan.sweep
+    run_ids = [config.run_id for config in sweep.configs]
+    submission = Submission(create_folder(out, sweep.name), sweep.name, "local", sweep.content, run_ids)
+    snapshot_code(submission.code, plan.todo)
+    submission.jobs = {"local": [config.run_id for config in plan.todo]}
+    submission.own()
+    submission.save()
+    return submission
 
 
 @contextmanager
@@ -86,27 +84,11 @@ def require_all_done(outcomes: Sequence[Outcome]) -> None:
         raise RunsFailedError(f"{len(failed)} of {len(outcomes)} runs did not finish:\n{lines}")
 
 
-def _start(config: RunConfig, out: Path, environment: dict[str, str]) -> tuple[RunFolder, subprocess.Popen[bytes]]:
-    folder = RunFolder(out / config.run_id)
-    create_folder(folder, config)
-    command = [sys.executable, "-m", "harness.train", "--config", str(folder.config_file), "--out", str(out)]
-    with (folder.path / "log.txt").open("ab") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-    return folder, process
-
-
-def _finish(folder: RunFolder, process: subprocess.Popen[bytes]) -> Outcome:
-    lines = (folder.path / "log.txt").read_text(errors="replace").splitlines()
-    return Outcome(folder, process.returncode, lines[-1] if lines else "")
-
-
-def _describe(folders: list[RunFolder]) -> str:
+def _show(display: Progress, task: TaskID, queue: RunQueue) -> None:
     """The runs under way with their epochs; their start-up is most of a short run, so it is said too."""
     parts = []
-    for folder in folders:
-        status = folder.read_status()
+    for process in queue.running:
+        status = process.folder.read_status()
         progress = f"{status['epoch']}/{status['epochs']}" if "epoch" in status else "starting"
-        parts.append(f"{folder.path.name.rpartition('-')[0]} ({progress})")
-    return "  ".join(parts)
+        parts.append(f"{process.run.run_id.rpartition('-')[0]} ({progress})")
+    display.update(task, completed=len(queue.outcomes), description="  ".join(parts))

@@ -14,7 +14,7 @@ from harness.errors import InputError
 from harness.evaluation.classifier import SIZE, load_classifier
 from harness.evaluation.protocol import ProtocolDefinition, Resize
 from harness.evaluation.resize import resize_to
-from harness.weights import INCEPTION, TORCHVISION_INCEPTION, weights_path
+from harness.weights import STAGED, weights_path
 
 # On a CPU, and elsewhere: 16 and 256 images of 299 px. Larger parts make a CPU wait for fresh memory: the resize takes
 # twice the time for 64 images.
@@ -85,9 +85,9 @@ def build_extractor(
     if name == "domain":
         network = _load_domain(dataset, image_size, weights, device)
     elif name == "torchvision":
-        network = _load_torchvision(weights or weights_path(TORCHVISION_INCEPTION), device)
+        network = _load_torchvision(weights or weights_path(STAGED["torchvision"]), device)
     else:
-        path = weights or weights_path(INCEPTION)
+        path = weights or weights_path(STAGED["inception"])
         network = _load_torchscript(path, device, must_be_inception=name == "inception")
     try:
         return Extractor(name, network, definition, device)

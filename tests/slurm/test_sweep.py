@@ -28,7 +28,7 @@ def test_the_grid_is_the_product_of_its_axes_joint_settings_included(tmp_path: P
             exclude: [{variant: n_iter, dataset: ffhq}]
             """,
         )
-    )
+    ).configs
     points = [(c.variant, c.seed, c.dataset, c.image_size, c.batch_size) for c in configs]
     assert points == [
         ("aae", 0, "mnist", 32, 1024),
@@ -42,17 +42,17 @@ def test_the_grid_is_the_product_of_its_axes_joint_settings_included(tmp_path: P
 
 
 def test_a_sweep_over_a_variants_option_is_one_line(tmp_path: Path) -> None:
-    configs = load_sweep(write(tmp_path, "grid: {variant: [latent_mapping], options.depth: [0, 1, 2, 4, 8]}"))
+    configs = load_sweep(write(tmp_path, "grid: {variant: [latent_mapping], options.depth: [0, 1, 2, 4, 8]}")).configs
     assert [config.options["depth"] for config in configs] == [0, 1, 2, 4, 8]
 
 
 def test_overrides_win_over_fixed_fields(tmp_path: Path) -> None:
     path = write(tmp_path, "grid: {seed: [0]}\nfixed: {epochs: 5, dataset: mnist}")
-    assert [c.epochs for c in load_sweep(path, epochs=2)] == [2]
+    assert [c.epochs for c in load_sweep(path, epochs=2).configs] == [2]
 
 
 def test_the_demo_is_the_papers_six_variants_with_two_seeds() -> None:
-    configs = load_sweep(SHIPPED / "demo.yaml")
+    configs = load_sweep(SHIPPED / "demo.yaml").configs
     assert len({config.variant for config in configs}) == 6
     assert len(configs) == len({config.run_id for config in configs}) == 12
     assert {config.dataset for config in configs} == {"digits"}
@@ -65,7 +65,7 @@ def test_the_demo_is_the_papers_six_variants_with_two_seeds() -> None:
         ("name: x", "grid must map each field to a list"),
         ("grid: {seed: 3}", "grid must map each field to a list"),
         ("grid: {seed: []}", "grid must map each field to a list"),
-        ("grid: {variant: [aae, aee]}", "{'variant': 'aee'}: unknown variant 'aee'; did you mean vae or aae?"),
+        ("grid: {variant: [aae, aee]}", "grid.variant, value 'aee': unknown variant 'aee'; did you mean vae or aae?"),
         ("grid: {seeds: [0]}", "unknown field 'seeds'; did you mean seed or sweep?"),
         ("grid: {options.n: [1], variant: [aae]}", "unknown option of aae 'n'"),
         ("grid: {seed: [0, 0]}", "twice"),

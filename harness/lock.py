@@ -1,0 +1,40 @@
+"""One launch at a time trains in a run folder. It starts without torch, so that whoever starts runs can ask first."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
+
+from harness.errors import InputError
+from harness.record import RunFolder
+
+
+@contextmanager
+def owned(folder: RunFolder, is_main_process: bool = True) -> Iterator[None]:
+    """Hold the run folder, by a lock that the system releases when the process dies.
+
+    Raises: InputError if another process is training it.
+    """
+    lock = FileLock(folder.path / ".lock")
+    if is_main_process:
+        try:
+            lock.acquire(timeout=1, poll_interval=0.02)  # `is_owned` holds it for an instant
+        except Timeout as error:
+            raise InputError(f"{folder.path} is being trained by another process") from error
+        except OSError as error:
+            raise InputError(f"cannot write the run folder {folder.path}: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_owned(folder: RunFolder) -> bool:
+    """Whether a process, on any machine whose file system shares locks, is training in the folder."""
+    if not (folder.path / ".lock").exists():
+        return False
+    try:
+        FileLock(folder.path / ".lock").acquire(timeout=0).lock.release()
+    except (Timeout, OSError):
+        return True
+    return False

@@ -1,0 +1,137 @@
+"""What of a sweep is left to do, how long it takes, and which runs share a job."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.config import RunConfig
+from harness.data import DATASETS
+from harness.errors import InputError
+from harness.staging import known_source, read_data_checksum
+from harness.weights import STAGED, weights_path
+from slurm.estimate import START_SECONDS, Timing, estimate_seconds, kinds_of, load_timings
+from slurm.process import PlannedRun
+from slurm.status import RunState, RunStatus, read_statuses
+from slurm.submission import Submission, load_submissions
+from slurm.sweep import Sweep
+
+TO_SUBMIT: tuple[RunState, ...] = ("missing", "stale")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a submission would do. `seconds` and `timings` have an entry for each run that can be estimated."""
+
+    sweep: Sweep
+    statuses: list[RunStatus]
+    todo: list[RunConfig]
+    jobs: list[list[RunConfig]]
+    seconds: dict[str, float]
+    timings: dict[str, Timing]
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of the runs that can be estimated; where jobs have no GPU, hours of a process."""
+        return sum(self.seconds.values()) * self.sweep.slurm.world_size / self.sweep.slurm.runs_at_once / 3600
+
+
+def build_plan(sweep: Sweep, out: Path, states: Collection[RunState] = TO_SUBMIT) -> Plan:
+    """The plan for the runs that are in one of `states`."""
+    statuses = read_statuses(sweep, out)
+    todo = [status.config for status in statuses if status.state in states]
+    kinds = kinds_of(todo)
+    timings = load_timings(out, sweep.name, set(kinds.values()), sweep.slurm.world_size)
+    known = {config.run_id: timings[kinds[config.run_id]] for config in todo if kinds[config.run_id] in timings}
+    seconds = {
+        config.run_id: estimate_seconds(config, known[config.run_id]) for config in todo if config.run_id in known
+    }
+    jobs = pack(todo, seconds, sweep.slurm.min_job_minutes * 60, sweep.slurm.runs_at_once)
+    return Plan(sweep, statuses, todo, jobs, seconds, known)
+
+
+def pack(
+    todo: Sequence[RunConfig], seconds: Mapping[str, float], shortest: float, at_once: int
+) -> list[list[RunConfig]]:
+    """Runs in jobs, in order, none shorter than `shortest` seconds unless all together are.
+
+    A run that cannot be estimated counts as long enough. A job has at least `at_once` runs, which share its GPU.
+    """
+    jobs: list[list[RunConfig]] = []
+    job: list[RunConfig] = []
+    length = 0.0
+    for config in todo:
+        job.append(config)
+        length += seconds.get(config.run_id, math.inf) / at_once
+        if length >= shortest and len(job) >= at_once:
+            jobs.append(job)
+            job, length = [], 0.0
+    if job and jobs:
+        jobs[-1] += job
+    elif job:
+        jobs.append(job)
+    return jobs
+
+
+def require_time_for_epochs(plan: Plan) -> None:
+    """Raises: InputError if a job's time limit is known to be too short for one epoch of a run."""
+    options = plan.sweep.slurm
+    for run_id, timing in plan.timings.items():
+        needed = START_SECONDS + timing.epoch_seconds + options.warning_seconds
+        if needed > options.timeout_min * 60:
+            raise InputError(
+                f"timeout_min = {options.timeout_min} is too short for one epoch of {run_id}, which takes "
+                f"{timing.epoch_seconds / 60:.1f} minutes ({timing.measured}); "
+                f"set it to {math.ceil(needed / 60)} or more"
+            )
+
+
+def plan_runs(configs: Sequence[RunConfig]) -> list[PlannedRun]:
+    """The runs as their processes need them."""
+    return [PlannedRun(config.run_id, config.model_dump(mode="json")) for config in configs]
+
+
+def find_missing_inputs(configs: Collection[RunConfig]) -> list[str]:
+    """What the runs need and this machine's cache lacks, a line each that says how to bring it."""
+    lines = []
+    for name, size in sorted({(config.dataset, config.image_size) for config in configs}):
+        embedded = name in DATASETS and DATASETS[name].embedded
+        if not embedded and read_data_checksum(name, size) is None and known_source(name) is None:
+            lines.append(f"{name} at {size} px is not staged; run: aaebench stage --dataset {name} --image-size {size}")
+    for extractor in sorted({config.extractor for config in configs if config.extractor_weights is None} & {*STAGED}):
+        try:
+            weights_path(STAGED[extractor])
+        except InputError as error:
+            lines.append(str(error))
+    return lines
+
+
+def describe_change(sweep: Sweep, out: Path) -> str:
+    """What differs between the sweep file and the one last submitted, if that changes its runs; else nothing."""
+    submissions = load_submissions(out, sweep.name)
+    if not submissions:
+        return ""
+    before, now = set(submissions[-1].run_ids), {config.run_id for config in sweep.configs}
+    if before == now:
+        return ""
+    lines = _compare(submissions[-1], sweep.content) or ["the defaults of the code or the files that it names"]
+    return (
+        f"the sweep {sweep.name} has changed since it was submitted: {'; '.join(lines)}. "
+        f"{len(now - before)} runs are new and would be run, {len(before & now)} stay, "
+        f"{len(before - now)} are no longer part of it"
+    )
+
+
+def _compare(submission: Submission, content: dict[str, Any]) -> list[str]:
+    def parts(of: dict[str, Any]) -> dict[str, Any]:
+        grid, fixed = (of.get(key) or {} for key in ("grid", "fixed"))
+        named = {f"grid.{axis}": values for axis, values in grid.items()}
+        return {**named, **{f"fixed.{name}": value for name, value in fixed.items()}, "exclude": of.get("exclude")}
+
+    old, new = parts(submission.content), parts(content)
+    return [
+        f"{key} was {old.get(key, 'absent')}, is {new.get(key, 'absent')}"
+        for key in [*old, *(key for key in new if key not in old)]
+        if old.get(key) != new.get(key)
+    ]

@@ -1,0 +1,225 @@
+"""A run as a process of its own, and several of them a bounded number at a time: on this machine, or inside a job.
+
+Nothing here imports torch: a job's time is the runs'.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.lock import is_owned
+from harness.record import RunFolder
+from slurm.peers import Peers
+
+POLL_SECONDS = 0.2
+BUSY_SECONDS = 300  # how long a run is waited for that another process still trains: one that SLURM gave up too early
+PEER_SECONDS = 10  # how long a rank may take to end by itself once another rank has given up
+INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run to start: its id and the fields of its configuration, as JSON holds them."""
+
+    run_id: str
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run's process ended: its exit status (-n: killed by signal n), and the last line of its log."""
+
+    folder: RunFolder
+    exit_status: int
+    last_line: str
+
+    @property
+    def interruption(self) -> signal.Signals | None:
+        """The signal that interrupted the run, whether it was noted or came before that; None if none did."""
+        return next((number for number in INTERRUPTING if self.exit_status in (128 + number, -number)), None)
+
+
+class RunProcess:
+    """One process that trains one run, or one rank of it. It logs to the run's folder."""
+
+    def __init__(
+        self, run: PlannedRun, out: Path, environment: Mapping[str, str], rank: int, folder: Path | None
+    ) -> None:
+        self.run, self.folder = run, RunFolder(out / run.run_id)
+        self.folder.create(run.config)
+        self.log = self.folder.path / log_name(rank)
+        self.started = time.time()
+        command = [sys.executable, "-m", "harness.train", "--config", str(self.folder.config_file), "--out", str(out)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=folder,
+                start_new_session=True,
+            )
+
+    def end(self) -> Outcome:
+        """What became of the process, which has ended. A failure that it could not record itself is recorded here."""
+        return Outcome(self.folder, self.process.returncode, read_last_line(self.log))
+
+
+class RunQueue:
+    """Runs, at most `at_once` processes at a time. One that fails does not stop the others.
+
+    `rank` and `peers` are given where each run is several processes, and this is the queue of one rank of them.
+    `folder` is where the processes run, if not here.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[PlannedRun],
+        out: Path,
+        at_once: int,
+        environment: Mapping[str, str],
+        rank: int = 0,
+        peers: Peers | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.waiting, self.out, self.at_once, self.environment = list(runs), out, at_once, environment
+        self.rank, self.peers, self.folder = rank, peers, folder
+        self.running: list[RunProcess] = []
+        self.outcomes: list[Outcome] = []
+        self.stopped = False
+        self._busy_since: dict[str, float] = {}
+        self._given_up_at: dict[str, float] = {}
+
+    @property
+    def interruptions(self) -> list[int]:
+        """The signals that have interrupted runs."""
+        return [outcome.interruption for outcome in self.outcomes if outcome.interruption is not None]
+
+    def step(self) -> bool:
+        """Reap what has ended and start what there is room for. Returns: whether anything is left to wait for."""
+        for process in list(self.running):
+            self._follow_peers(process)
+            if process.process.poll() is not None:
+                self.running.remove(process)
+                self._end(process)
+        for run in list(self.waiting):
+            if self.stopped or len(self.running) >= self.at_once:
+                break
+            if self._may_start(run):
+                self.waiting.remove(run)
+                self._start(run)
+        return bool(self.running or (self.waiting and not self.stopped))
+
+    def stop(self, number: int | None = None) -> None:
+        """Start nothing more; signal what runs."""
+        self.stopped = True
+        for process in self.running:
+            if number is not None:
+                process.process.send_signal(number)
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Until all that runs has ended, or so many seconds have passed."""
+        deadline = time.monotonic() + seconds if seconds is not None else float("inf")
+        while self.step() and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
+    def _may_start(self, run: PlannedRun) -> bool:
+        """Whether to start a run now. One that is done, or that another process keeps, is dealt with here."""
+        folder = RunFolder(self.out / run.run_id)
+        if self.rank:
+            return True
+        outcome = None
+        if read_state(folder) == "done":
+            outcome = Outcome(folder, 0, "")
+        elif is_owned(folder):
+            since = self._busy_since.setdefault(run.run_id, time.monotonic())
+            if time.monotonic() - since < BUSY_SECONDS:
+                return False
+            outcome = Outcome(folder, 1, f"{folder.path} is being trained by another process")
+        if outcome is None:
+            return True
+        self.waiting.remove(run)
+        self.outcomes.append(outcome)
+        if self.peers is not None:
+            self.peers.give_up(run.run_id, outcome.last_line)
+        return False
+
+    def _start(self, run: PlannedRun) -> None:
+        environment = self.environment
+        if self.peers is not None:
+            environment = {**environment, **self.peers.describe_rendezvous(len(self.outcomes))}
+        self.running.append(RunProcess(run, self.out, environment, self.rank, self.folder))
+
+    def _follow_peers(self, process: RunProcess) -> None:
+        """A rank whose peers have given a run up would wait for them for half an hour."""
+        if self.peers is not None and self.peers.others_gave_up(process.run.run_id):
+            since = self._given_up_at.setdefault(process.run.run_id, time.monotonic())
+            if time.monotonic() - since > PEER_SECONDS:
+                process.process.kill()
+
+    def _end(self, process: RunProcess) -> None:
+        outcome = process.end()
+        self.outcomes.append(outcome)
+        if outcome.exit_status == 0 or outcome.interruption is not None:
+            return
+        reason = explain_exit(outcome)
+        if self.peers is not None:
+            given_up_before = self.peers.others_gave_up(process.run.run_id)
+            self.peers.give_up(process.run.run_id, "" if given_up_before and outcome.exit_status < 0 else reason)
+            reason = self.peers.collect_reasons(process.run.run_id, PEER_SECONDS if self.rank == 0 else 0)
+        if self.rank == 0:
+            record_failure(process.folder, reason, process.started, replace=self.peers is not None)
+
+
+def log_name(rank: int) -> str:
+    return f"log-rank{rank}.txt" if rank else "log.txt"
+
+
+def read_last_line(log: Path) -> str:
+    lines = [line for line in read_end(log).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""
+
+
+def read_end(file: Path, size: int = 1 << 14) -> str:
+    """The last bytes of a text file; nothing if there is no file."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, 2) - size))
+            return stream.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def read_state(folder: RunFolder) -> str:
+    try:
+        return folder.read_status()["state"]
+    except (OSError, ValueError):
+        return "damaged"
+
+
+def explain_exit(outcome: Outcome) -> str:
+    """Why a process ended, as far as it can be told from outside."""
+    if outcome.exit_status == -signal.SIGKILL:
+        return "killed by SIGKILL, most often by the kernel for want of memory; ask for more (mem_gb)"
+    if outcome.exit_status < 0:
+        return f"killed by {signal.Signals(-outcome.exit_status).name}"
+    return outcome.last_line.removeprefix("aaebench: ") or f"exit status {outcome.exit_status}"
+
+
+def record_failure(folder: RunFolder, reason: str, started: float, replace: bool = False) -> None:
+    """Say in the run's status why it failed, unless it said so itself after `started` (`replace`: even then)."""
+    try:
+        status = folder.read_status()
+    except (OSError, ValueError):
+        return  # damaged, which says more
+    told = status["state"] == "failed" and status.get("updated", 0) >= started
+    if status["state"] == "done" or (told and not replace) or is_owned(folder):
+        return
+    kept = {key: status[key] for key in ("epoch", "epochs", "interruptions") if key in status}
+    folder.write_status("failed", reason=reason, **kept)

@@ -1,0 +1,166 @@
+"""How far a sweep is: what its run folders say, and what SLURM knows of the jobs that have yet to finish them."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from harness.config import RunConfig
+from harness.lock import is_owned
+from harness.record import Record, RunFolder, parse_records
+from slurm.process import log_name, read_end
+from slurm.queue import JobState, read_job_states
+from slurm.submission import Submission, load_submissions
+from slurm.sweep import Sweep
+
+# stale: it was submitted or begun, and nothing works on it any more. missing: it never was.
+RunState = Literal["done", "running", "pending", "failed", "stale", "missing"]
+STATES: tuple[RunState, ...] = get_args(RunState)
+FRESH_SECONDS = 900  # a run that cannot be asked otherwise counts as running for so long after its last epoch
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run of a sweep. `log` is the file that says most about a failure; `seconds_left` holds while it runs."""
+
+    config: RunConfig
+    folder: RunFolder
+    state: RunState
+    job_id: str
+    epoch: int
+    reason: str
+    interruptions: int
+    images_per_second: float | None
+    fid: float | None
+    seconds_left: float | None
+    log: Path
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The newest submission that a run is part of, its job there, and what SLURM says of it."""
+
+    submission: Submission
+    job_id: str
+    job: JobState | None
+    answered: bool
+
+    @property
+    def works(self) -> bool:
+        """Whether something works on the job's runs, or will."""
+        if self.submission.executor == "local":
+            return self.submission.find_process() is not None
+        return not self.answered or (self.job is not None and self.job.alive)
+
+    @property
+    def waits(self) -> bool:
+        return self.job is not None and self.job.waiting
+
+
+def read_statuses(sweep: Sweep, out: Path) -> list[RunStatus]:
+    """The status of each run of the sweep, in its order. Raises: InputError for a damaged submission."""
+    placements = place_runs(load_submissions(out, sweep.name))
+    return [read_status(config, out, placements.get(config.run_id)) for config in sweep.configs]
+
+
+def place_runs(submissions: Sequence[Submission]) -> dict[str, Placement]:
+    """Where each submitted run is, by run id. SLURM is asked once."""
+    newest = {}
+    for submission in submissions:
+        for job_id, run_ids in submission.jobs.items():
+            newest |= dict.fromkeys(run_ids, (submission, job_id))
+    job_ids = {job_id for submission, job_id in newest.values() if submission.executor == "slurm"}
+    states = read_job_states(job_ids) if job_ids else {}
+    jobs: dict[tuple[str, str], Placement] = {}
+    placements: dict[str, Placement] = {}
+    for run_id, (submission, job_id) in newest.items():
+        key = (str(submission.folder), job_id)
+        if key not in jobs:
+            jobs[key] = Placement(submission, job_id, (states or {}).get(job_id), states is not None)
+        placements[run_id] = jobs[key]
+    return placements
+
+
+def read_status(config: RunConfig, out: Path, placement: Placement | None) -> RunStatus:
+    """The status of one run, submitted or not."""
+    folder = RunFolder(out / config.run_id)
+    try:
+        status = folder.read_status()
+    except (OSError, ValueError) as error:
+        status = {"state": "failed", "reason": f"damaged: {error}; remove the folder to start this run anew"}
+    state, reason = _decide(status, folder, placement)
+    epoch = int(status.get("epoch", 0))
+    newest, evaluated = read_newest_records(folder) if "epoch" in status else ({}, {})
+    log = folder.path / log_name(0)
+    if placement is not None and state == "stale" and placement.submission.executor == "slurm":
+        log = placement.submission.logs / f"{placement.job_id}_0_log.err"
+    return RunStatus(
+        config=config,
+        folder=folder,
+        state=state,
+        job_id=placement.job_id if placement is not None and state in ("running", "pending", "stale") else "",
+        epoch=epoch,
+        reason=reason,
+        interruptions=int(status.get("interruptions", 0)),
+        images_per_second=newest.get("time/images_per_second"),
+        fid=evaluated.get("eval/fid"),
+        seconds_left=estimate_seconds_left(config, epoch, newest, evaluated) if state == "running" else None,
+        log=log,
+    )
+
+
+def _decide(status: dict[str, Any], folder: RunFolder, placement: Placement | None) -> tuple[RunState, str]:
+    """The run's state in its sweep, and the reason for it."""
+    state, reason = status["state"], str(status.get("reason", ""))
+    if state == "done":
+        return "done", ""
+    works = placement is not None and placement.works
+    retried = works and placement is not None and status.get("updated", 0) < placement.submission.created
+    if state == "failed" and not retried:
+        return "failed", reason
+    if works and placement is not None:
+        running = state == "running" and not placement.waits
+        return ("running", "") if running else ("pending", placement.job.reason if placement.job else "")
+    if state == "running":
+        fresh = placement is None and time.time() - status.get("updated", 0) < FRESH_SECONDS
+        return ("running", "") if fresh or is_owned(folder) else ("stale", _explain_end(placement))
+    if placement is None and not folder.config_file.exists():
+        return "missing", ""
+    return "stale", reason or _explain_end(placement)
+
+
+def _explain_end(placement: Placement | None) -> str:
+    if placement is None or placement.submission.executor == "local":
+        return "its process ended without a word"
+    ended = placement.job.state if placement.job is not None else "and SLURM has forgotten it"
+    reason = f" ({placement.job.reason})" if placement.job is not None and placement.job.reason else ""
+    return f"its job ended {ended}{reason}"
+
+
+def read_newest_records(folder: RunFolder) -> tuple[Record, Record]:
+    """The newest record, and the newest that has an evaluation; {} for what there is not. Reads the file's end only."""
+    newest: Record = {}
+    for size in (1 << 13, 1 << 20, 1 << 40):
+        text = read_end(folder.path / "records.jsonl", size)
+        whole = len(text) < size
+        newest = {}
+        try:
+            for line in reversed(text.splitlines(keepends=True)[0 if whole else 1 :]):
+                for record in parse_records([line]):
+                    newest = newest or record
+                    if "eval/fid" in record:
+                        return newest, record
+        except ValueError:
+            return {}, {}
+        if whole:
+            break
+    return newest, {}
+
+
+def estimate_seconds_left(config: RunConfig, epoch: int, newest: Record, evaluated: Record) -> float | None:
+    if "time/epoch_seconds" not in newest:
+        return None
+    evaluations = -(-(config.epochs - epoch) // config.eval_every)
+    seconds = (config.epochs - epoch) * newest["time/epoch_seconds"]
+    return seconds + evaluations * evaluated.get("time/evaluation_seconds", 0)

@@ -1,0 +1,132 @@
+"""What was submitted: one folder per submission, which nothing but its own jobs and the sweep commands touch.
+
+OUT/sweeps/<sweep>/<time>/
+  submission.json    the sweep file's content, all its runs, and which job has which runs
+  code/              what the jobs run
+  jobs/              submitit's scripts, pickles and the jobs' own logs
+  peers/             what the ranks of a job tell one another
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from filelock import FileLock, Timeout
+
+from harness.errors import InputError
+from harness.record import write_json
+
+
+@dataclass
+class Submission:
+    """`jobs` maps a job's id, as 12_3, to its runs; a local submission has one entry, the id of its process.
+
+    `run_ids` are all runs that the sweep file named when it was submitted.
+    """
+
+    folder: Path
+    sweep: str
+    executor: Literal["slurm", "local"]
+    content: dict[str, Any]
+    run_ids: list[str]
+    created: float = field(default_factory=time.time)
+    jobs: dict[str, list[str]] = field(default_factory=dict)
+    process: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def code(self) -> Path:
+        return self.folder / "code"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "jobs"
+
+    def save(self) -> None:
+        content = {key: value for key, value in vars(self).items() if key != "folder"}
+        write_json(self.folder / "submission.json", content)
+
+    def own(self) -> None:
+        """Note this process as the one that runs the submission."""
+        now = psutil.Process()
+        self.process = {"host": socket.gethostname(), "pid": os.getpid(), "started": now.create_time()}
+
+    def disown(self) -> None:
+        """Note that no process runs the submission any more."""
+        self.process = {}
+        self.save()
+
+    def find_process(self) -> psutil.Process | None:
+        """The process that runs a local submission, if it is on this machine and alive."""
+        if self.process.get("host") != socket.gethostname():
+            return None
+        try:
+            found = psutil.Process(self.process["pid"])
+            return found if abs(found.create_time() - self.process["started"]) < 1 else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+def sweep_folder(out: Path, sweep: str) -> Path:
+    return out.absolute() / "sweeps" / sweep
+
+
+def create_folder(out: Path, sweep: str) -> Path:
+    """A fresh folder for a submission: job ids start anew on a new cluster, and old files would be taken for theirs.
+
+    Raises: InputError if it cannot be written.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for number in range(1000):
+        folder = sweep_folder(out, sweep) / (f"{stamp}-{number}" if number else stamp)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"cannot write {folder}: {error}; choose another place with --out") from error
+        return folder
+    raise InputError(f"{sweep_folder(out, sweep)} is full of submissions of this second")
+
+
+def load_submissions(out: Path, sweep: str) -> list[Submission]:
+    """A sweep's submissions, oldest first. Raises: InputError for a damaged one."""
+    found = []
+    for file in sweep_folder(out, sweep).glob("*/submission.json"):
+        try:
+            found.append(Submission(folder=file.parent, **json.loads(file.read_text())))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{file} is damaged ({error}); remove it, and what it submitted is forgotten") from error
+    return sorted(found, key=lambda submission: submission.created)
+
+
+@contextmanager
+def submitting(out: Path, sweep: str) -> Iterator[None]:
+    """Hold the sweep while it is planned and submitted. Raises: InputError if another process is submitting it."""
+    folder = sweep_folder(out, sweep)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=5)
+    except Timeout as error:
+        raise InputError(f"another process is submitting the sweep {sweep} at this moment; try again") from error
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error}; choose another place with --out") from error
+    try:
+        yield
+    finally:
+        if not any(folder.glob("*/submission.json")):
+            (folder / ".lock").unlink(missing_ok=True)
+            for path in made:
+                try:
+                    path.rmdir()
+                except OSError:
+                    break
+        lock.release()

@@ -1,0 +1,87 @@
+"""The supervisor of a job's runs, without a cluster."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.config import build_config
+from harness.record import RunFolder
+from slurm.job import FRUITLESS_LAUNCHES, Job
+from slurm.peers import Peers
+from slurm.plan import plan_runs
+from slurm.process import Outcome, RunQueue, explain_exit, record_failure
+from tests.harness.test_train import ROOT
+
+
+def test_a_forked_process_carries_no_handler_of_the_job(tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from slurm.job import Job
+signal.signal(signal.SIGUSR2, lambda *_: print("requeue"))
+job = Job([], Path("{tmp_path}"), Path("{tmp_path}"), 1, 1, 1.0)
+signals = []
+job._note_signals(signals)
+child = os.fork()
+if child == 0:
+    kept = signal.getsignal(signal.SIGUSR2) != signal.SIG_IGN or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    os._exit(kept)
+assert os.waitpid(child, 0)[1] == 0
+os.kill(os.getpid(), signal.SIGUSR2)
+assert signals == [signal.SIGUSR2]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_run_that_is_interrupted_before_it_saves_anything_fails_in_the_end(tmp_path: Path) -> None:
+    config = build_config({"seed": 0})
+    (run,) = plan_runs([config])
+    folder = RunFolder(tmp_path / config.run_id)
+    folder.create(run.config)
+    job = Job([run], tmp_path, tmp_path, 1, 1, 1.0)
+    queue = RunQueue([], tmp_path, 1, {})
+    queue.outcomes.append(Outcome(folder, -signal.SIGUSR2, ""))
+    for _ in range(FRUITLESS_LAUNCHES - 1):
+        job._count_fruitless(queue, {run.run_id: ""})
+    assert job.runs == [run]
+    job._count_fruitless(queue, {run.run_id: ""})
+    assert job.runs == []
+    assert "raise timeout_min" in folder.read_status()["reason"]
+
+
+@pytest.mark.parametrize(
+    ("exit_status", "interruption"),
+    [(0, None), (1, None), (-9, None), (-12, signal.SIGUSR2), (140, signal.SIGUSR2), (143, signal.SIGTERM)],
+)
+def test_exit_statuses_that_mean_an_interruption(tmp_path: Path, exit_status: int, interruption: int | None) -> None:
+    assert Outcome(RunFolder(tmp_path), exit_status, "").interruption == interruption
+
+
+def test_a_failure_is_recorded_unless_the_run_has_said_why_itself(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create({})
+    folder.write_status("running", epoch=3, epochs=9, interruptions=2)
+    record_failure(folder, explain_exit(Outcome(folder, -9, "")), started=0)
+    assert folder.read_status()["reason"].startswith("killed by SIGKILL")
+    assert folder.read_status()["interruptions"] == 2
+    record_failure(folder, "later", started=0)
+    assert folder.read_status()["reason"].startswith("killed by SIGKILL")
+    folder.write_status("done")
+    record_failure(folder, "too late", started=0)
+    assert folder.read_status()["state"] == "done"
+
+
+def test_ranks_learn_of_one_another_and_name_every_distinct_reason(tmp_path: Path) -> None:
+    peers = [Peers(tmp_path / "launch", rank, 3, rank, 3, "localhost", 5) for rank in range(3)]
+    assert not peers[0].others_gave_up("run")
+    peers[2].give_up("run", "RuntimeError: no")
+    assert peers[0].others_gave_up("run")
+    assert not peers[2].others_gave_up("run")
+    peers[0].give_up("run", "")
+    peers[1].give_up("run", "RuntimeError: no")
+    assert peers[0].collect_reasons("run", 5) == "RuntimeError: no (rank 1)"
+    ports = {peers[0].describe_rendezvous(run)["MASTER_PORT"] for run in range(4)}
+    assert len(ports) == 4, "a run's ranks must not meet those of the run before"

@@ -1,0 +1,189 @@
+"""What is left of a sweep, how runs share jobs, what they cost, and what has changed."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config import build_config
+from harness.errors import InputError
+from harness.record import RunFolder
+from slurm.estimate import Timing, estimate_seconds, kind_of, load_timings
+from slurm.options import build_options
+from slurm.plan import build_plan, describe_change, find_missing_inputs, pack, require_time_for_epochs
+from slurm.queue import JobState, expand_job_ids
+from slurm.report import describe_plan
+from slurm.status import read_statuses
+from slurm.submission import Submission, create_folder, load_submissions, submitting
+from slurm.sweep import SHIPPED, Sweep, find_sweep, load_sweep
+
+RUNS = "grid: {seed: [0, 1, 2]}\nfixed: {preset: demo, epochs: 10, eval_every: 5}"
+
+
+def load(tmp_path: Path, text: str = RUNS) -> Sweep:
+    (tmp_path / "tiny.yaml").write_text(f"name: tiny\n{text}")
+    return load_sweep(tmp_path / "tiny.yaml")
+
+
+def pretend(folder: RunFolder, config: Any, state: Any, **status: Any) -> None:
+    """A run folder as a run leaves it after two epochs."""
+    folder.create(config.model_dump(mode="json"))
+    folder.write_environment({"num_processes": 1})
+    for epoch in range(3):
+        timed = {"time/epoch_seconds": 20.0, "time/images_per_second": 90.0, "time/evaluation_seconds": 7.0}
+        folder.append_record({"epoch": epoch, "images_seen": epoch, "eval/fid": 10.0 - epoch, **timed})
+    folder.write_status(state, epoch=2, epochs=10, **status)
+
+
+def test_the_papers_tables_are_180_runs_of_six_variants_on_six_data_settings() -> None:
+    sweep = load_sweep(SHIPPED / "paper.yaml")
+    assert len({config.run_id for config in sweep.configs}) == 180
+    assert len({(config.variant, config.dataset, config.image_size) for config in sweep.configs}) == 36
+    assert {(config.protocol, config.extractor, config.epochs) for config in sweep.configs} == {
+        ("paper", "inception", 100)
+    }
+
+
+def test_run_folders_alone_tell_done_running_failed_stale_and_missing(tmp_path: Path) -> None:
+    sweep = load(tmp_path, RUNS.replace("[0, 1, 2]", "[0, 1, 2, 3, 4, 5]"))
+    done, running, failed, stale, damaged, _ = (RunFolder(tmp_path / "runs" / c.run_id) for c in sweep.configs)
+    for folder, config, state in zip(
+        (done, running, failed, stale), sweep.configs, ("done", "running", "failed", "running"), strict=False
+    ):
+        pretend(folder, config, state, **({"reason": "RuntimeError: no"} if state == "failed" else {}))
+    old = json.loads((stale.path / "status.json").read_text()) | {"updated": time.time() - 7200}
+    (stale.path / "status.json").write_text(json.dumps(old))
+    damaged.create({})
+    (damaged.path / "status.json").write_text("{")
+    statuses = read_statuses(sweep, tmp_path / "runs")
+    assert [status.state for status in statuses] == ["done", "running", "failed", "stale", "failed", "missing"]
+    assert statuses[1].seconds_left == 8 * 20 + 2 * 7
+    assert (statuses[1].fid, statuses[1].images_per_second, statuses[1].epoch) == (8.0, 90.0, 2)
+    assert statuses[2].reason == "RuntimeError: no"
+    assert statuses[4].reason.startswith("damaged: ")
+    assert [config.seed for config in build_plan(sweep, tmp_path / "runs").todo] == [3, 5]
+
+
+def test_earlier_records_say_what_a_run_costs(tmp_path: Path) -> None:
+    sweep = load(tmp_path)
+    pretend(RunFolder(tmp_path / "runs" / sweep.configs[0].run_id), sweep.configs[0], "done")
+    plan = build_plan(sweep, tmp_path / "runs")
+    assert [config.seed for config in plan.todo] == [1, 2]
+    assert set(plan.seconds.values()) == {10 + 10 * 20 + 3 * 7}
+    assert "estimate: 0.13 GPU-hours (earlier runs)" in describe_plan(plan)
+    assert load_timings(tmp_path / "runs", "tiny", {kind_of(sweep.configs[0].model_dump(mode="json"))}, 2) == {}
+
+
+def test_a_time_limit_too_short_for_one_epoch_is_refused(tmp_path: Path) -> None:
+    sweep = load(tmp_path, f"{RUNS}\nslurm: {{timeout_min: 1, signal_delay_s: 40}}")
+    pretend(RunFolder(tmp_path / "runs" / sweep.configs[0].run_id), sweep.configs[0], "done")
+    with pytest.raises(InputError, match=r"timeout_min = 1 is too short for one epoch of .* set it to 2 or more"):
+        require_time_for_epochs(build_plan(sweep, tmp_path / "runs"))
+
+
+@pytest.mark.parametrize(
+    ("minutes", "at_once", "sizes"),
+    [(0, 1, [1] * 7), (5, 1, [1] * 7), (15, 1, [3, 4]), (20, 2, [7]), (15, 2, [7]), (7, 2, [3, 4]), (1000, 1, [7])],
+)
+def test_no_job_is_shorter_than_the_minimum_unless_all_are(minutes: float, at_once: int, sizes: list[int]) -> None:
+    configs = [build_config({"seed": seed}) for seed in range(7)]
+    seconds = {config.run_id: 300.0 for config in configs}
+    jobs = pack(configs, seconds, minutes * 60, at_once)
+    assert [len(job) for job in jobs] == sizes
+    assert [config for job in jobs for config in job] == configs
+    assert all(sum(300 / at_once for _ in job) >= minutes * 60 for job in jobs) or len(jobs) == 1
+
+
+def test_a_run_that_cannot_be_estimated_has_a_job_of_its_own() -> None:
+    configs = [build_config({"seed": seed}) for seed in range(3)]
+    assert [len(job) for job in pack(configs, {}, 1800, 1)] == [1, 1, 1]
+
+
+def test_seconds_of_a_run_count_its_first_and_last_evaluation() -> None:
+    config = build_config({"epochs": 7, "eval_every": 5})
+    assert estimate_seconds(config, Timing(2, 3, "probe")) == 10 + 7 * 2 + 3 * 3
+
+
+def test_a_changed_sweep_is_told_apart_with_what_would_be_run_anew(tmp_path: Path) -> None:
+    before = load(tmp_path)
+    run_ids = [config.run_id for config in before.configs]
+    Submission(create_folder(tmp_path / "runs", "tiny"), "tiny", "slurm", before.content, run_ids).save()
+    assert describe_change(load(tmp_path, f"{RUNS}\nslurm: {{timeout_min: 5}}"), tmp_path / "runs") == ""
+    change = describe_change(load(tmp_path, RUNS.replace("[0, 1, 2]", "[0, 1, 2, 3]")), tmp_path / "runs")
+    assert (
+        "grid.seed was [0, 1, 2], is [0, 1, 2, 3]. 1 runs are new and would be run, 3 stay, 0 are no longer" in change
+    )
+    change = describe_change(load(tmp_path, RUNS.replace("epochs: 10", "epochs: 11")), tmp_path / "runs")
+    assert "fixed.epochs was 10, is 11. 3 runs are new" in change
+
+
+def test_inputs_that_are_not_staged_are_named_once(empty_cache: Path) -> None:
+    configs = [build_config({"dataset": "cifar10", "seed": seed}) for seed in range(3)]
+    lines = find_missing_inputs(configs)
+    assert lines[0] == "cifar10 at 32 px is not staged; run: aaebench stage --dataset cifar10 --image-size 32"
+    assert "aaebench stage --inception" in lines[1]
+    assert find_missing_inputs([build_config({"extractor": "domain"})]) == []
+
+
+def test_two_submissions_at_once_wait_for_one_another_and_leave_nothing_behind(tmp_path: Path) -> None:
+    again = pytest.raises(InputError, match="another process is submitting the sweep tiny")
+    with submitting(tmp_path / "runs", "tiny"), again, submitting(tmp_path / "runs", "tiny"):
+        raise AssertionError("both hold the sweep")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_submissions_of_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    assert len({create_folder(tmp_path, "tiny") for _ in range(3)}) == 3
+    assert load_submissions(tmp_path, "tiny") == []
+    (tmp_path / "sweeps/tiny/x").mkdir()
+    (tmp_path / "sweeps/tiny/x/submission.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        load_submissions(tmp_path, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("name", "ids"),
+    [("12", ["12"]), ("12_3", ["12_3"]), ("12_[1,3-4%2]", ["12_1", "12_3", "12_4"]), ("12_[0-1]", ["12_0", "12_1"])],
+)
+def test_slurms_names_for_parts_of_arrays(name: str, ids: list[str]) -> None:
+    assert expand_job_ids(name) == ids
+
+
+def test_a_preempted_or_requeued_job_is_not_over() -> None:
+    assert JobState("REQUEUED", "").alive
+    assert JobState("PENDING", "BeginTime").waiting
+    assert not JobState("NODE_FAIL", "").alive
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ({"partion": "gpu"}, "unknown slurm option 'partion'; did you mean partition?"),
+        ({"reservation": "x"}, "any other option of sbatch: `sbatch: {reservation: ...}`"),
+        ({"nodes": 0}, "slurm.nodes = 0"),
+        ({"sbatch": {"array": "0-3"}}, "sbatch.array is set by the sweep itself"),
+        ({"sbatch": {"mem-gb": 3}}, "belongs into the block itself, as slurm.mem_gb"),
+        ({"nodes": 2, "runs_at_once": 2}, "runs_at_once is for runs of one process"),
+        ([], "slurm must map options to values"),
+    ],
+)
+def test_a_bad_slurm_block_is_explained(block: Any, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        build_options(block, "tiny.yaml")
+    assert message in str(error.value)
+
+
+def test_a_batch_that_the_tasks_cannot_share_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="batch_size = 128 cannot be shared equally by 3 processes"):
+        load(tmp_path, f"{RUNS}\nslurm: {{nodes: 3}}")
+
+
+def test_shipped_sweeps_go_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_sweep(Path("paper.yaml")) == find_sweep(Path("paper")) == SHIPPED / "paper.yaml"
+    with pytest.raises(InputError, match=r"unknown shipped sweep 'papr'; did you mean paper\?"):
+        find_sweep(Path("papr"))
+    (tmp_path / "paper.yaml").touch()
+    assert find_sweep(Path("paper.yaml")) == Path("paper.yaml")
