@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from rich.progress import track
 
-from harness.cache import cache_folder, hash_file
+from harness.cache import cache_folder, hash_file, remove_leftovers
 from harness.errors import InputError
 from harness.terminal import console
 
@@ -25,6 +25,7 @@ def save_bundle(out: Path) -> Path:
     if not files:
         raise InputError(f"nothing is staged in {cache_folder()}; stage something first: aaebench stage --dataset NAME")
     names = {file.relative_to(cache_folder()).as_posix(): file for file in files}
+    remove_leftovers(out.parent, f".{out.name}.")
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         with tarfile.open(temporary, "w") as tar:
@@ -51,6 +52,7 @@ def load_bundle(bundle: Path) -> list[Path]:
         with tarfile.open(bundle) as tar, ExitStack() as stack:
             manifest = _read_manifest(tar)
             cache_folder().mkdir(parents=True, exist_ok=True)
+            remove_leftovers(cache_folder(), ".bundle-")
             folder = stack.enter_context(tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".bundle-"))
             for name, digest in track(manifest.items(), "reading the bundle", console=console):
                 _extract(tar, name, Path(folder) / name)
@@ -69,7 +71,7 @@ def load_bundle(bundle: Path) -> list[Path]:
 def _read_manifest(tar: tarfile.TarFile) -> dict[str, str]:
     file = tar.extractfile(MANIFEST)
     manifest = json.loads(file.read()) if file else None
-    if not isinstance(manifest, dict):
+    if not isinstance(manifest, dict) or not manifest:
         raise ValueError(f"its {MANIFEST} holds no table of files")
     for name in manifest:
         path = PurePosixPath(name)

@@ -8,11 +8,13 @@ seconds. A waiting process takes it over when it has seen no touch for thirty se
 where the holder ran on the same machine and is gone. Should two ever hold it, both write the same content.
 """
 
+import errno
 import hashlib
 import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 LEASE_SECONDS = 30
 POLL_SECONDS = 5
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 T = TypeVar("T")
 Entry = tuple[dict[str, Tensor], dict[str, str]]
 
@@ -58,6 +61,14 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def remove_leftovers(folder: Path, prefix: str) -> None:
+    """Remove what processes that were killed left while they wrote: an hour old, so that nobody writes it now."""
+    for left in folder.glob(f"{prefix}*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > 3600:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 def save_entry(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write one entry atomically, its checksum in the metadata. The caller holds the entry's lock.
 
@@ -66,8 +77,7 @@ def save_entry(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".writing-{path.name}-"
-        for left_by_a_kill in path.parent.glob(f"{prefix}*"):
-            shutil.rmtree(left_by_a_kill, ignore_errors=True)
+        remove_leftovers(path.parent, prefix)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
             temporary = Path(folder) / path.name
             save_file(tensors, temporary, metadata | {"sha256": compute_sha256(tensors)})
@@ -103,31 +113,37 @@ def _read_entry(path: Path) -> Entry:
     return tensors, metadata
 
 
-def build_lease(path: Path) -> SoftFileLease:
-    """The lock of one entry. Raises: InputError if its folder cannot be made."""
+class CannotStoreError(InputError):
+    """The disk is full, or takes no files: what is computed cannot be kept."""
+
+
+def acquire_lease(path: Path, timeout: float = -1) -> SoftFileLease:
+    """The lock of one entry, held. A negative timeout waits for ever, in seconds.
+
+    Raises: Timeout; CannotStoreError where the disk takes no more; InputError if the folder cannot be written to.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        lease = SoftFileLease(path.with_name(f".{path.name}.lease"), lease_duration=LEASE_SECONDS)
+        lease.acquire(timeout=timeout)
+    except Timeout:
+        raise
     except OSError as error:
-        raise _unwritable(path, error) from error
-    return SoftFileLease(path.with_name(f".{path.name}.lease"), lease_duration=LEASE_SECONDS)
+        kind = CannotStoreError if error.errno in FULL else InputError
+        raise kind(
+            f"cannot write to {path.parent}: {error}; set AAEBENCH_CACHE to a folder that can be written to"
+        ) from error
+    return lease
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of one entry. Raises: InputError if the folder cannot be written to."""
-    lease = build_lease(path)
-    try:
-        lease.acquire()
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    lease = acquire_lease(path)
     try:
         yield
     finally:
         lease.release()
-
-
-def _unwritable(path: Path, error: OSError) -> InputError:
-    return InputError(f"cannot write to {path.parent}: {error}; set AAEBENCH_CACHE to a folder that can")
 
 
 def cached(path: Path, compute: Callable[[], Entry]) -> Entry:
@@ -138,8 +154,15 @@ def cached(path: Path, compute: Callable[[], Entry]) -> Entry:
     """
     with suppress(OSError, ValueError, SafetensorError):
         return _read_entry(path)
-    with locked(path):
+    try:
+        lease = acquire_lease(path)
+    except CannotStoreError as error:
+        logger.warning("%s; going on without storing it", error)
+        return compute()
+    try:
         return load_entry(path) or store(path, compute())
+    finally:
+        lease.release()
 
 
 def cached_together(
@@ -150,26 +173,32 @@ def cached_together(
     While another job is at it, the processes look again every few seconds, so that no collective times out.
     Returns: the entry on the main process, which alone reads it; None on the others.
     """
-    lease = build_lease(path)
     found: Entry | None = None
+    lease: SoftFileLease | None = None
+    looks = 0
 
     def look() -> Literal["found", "ours", "wait"]:
-        nonlocal found
+        nonlocal found, lease, looks
         with suppress(OSError, ValueError, SafetensorError):
             found = _read_entry(path)
             return "found"
+        looks += 1
         try:
-            lease.acquire(timeout=POLL_SECONDS)
+            lease = acquire_lease(path, timeout=POLL_SECONDS)
         except Timeout:
+            if looks == 1:
+                logger.warning("another job computes %s; waiting for it", path)
             return "wait"
-        except OSError as error:
-            raise _unwritable(path, error) from error
+        except CannotStoreError as error:
+            logger.warning("%s; going on without storing it", error)
+            return "ours"
         found = load_entry(path)  # another job may just have made it
         return "ours" if found is None else "found"
 
     def make() -> None:
         nonlocal found
-        found = store(path, finish(gathered))
+        entry = finish(gathered)
+        found = entry if lease is None else store(path, entry)
 
     try:
         while (state := processes.on_main(look)) == "wait":
@@ -178,7 +207,8 @@ def cached_together(
             gathered = gather()
             processes.on_main(make)
     finally:
-        lease.release()
+        if lease is not None:
+            lease.release()
     return found
 
 

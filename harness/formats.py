@@ -37,6 +37,10 @@ GREY_MODES = ("1", "L", "LA")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
+class MissingFileError(InputError):
+    """A source lacks a file that a format consists of."""
+
+
 @dataclass(frozen=True)
 class Source:
     """The files of a folder, a zip or a tar archive, by name. A single other file stands for its folder."""
@@ -46,11 +50,11 @@ class Source:
     read: Callable[[str], bytes]
 
     def find(self, pattern: str) -> str:
-        """The first file whose name (without folders) fits the pattern. Raises: InputError if none does."""
+        """The first file whose name (without folders) fits the pattern. Raises: MissingFileError if none does."""
         for name in self.names:
             if fnmatch(PurePosixPath(name).name, pattern):
                 return name
-        raise InputError(f"{self.path} has no file {pattern}; it has {', '.join(self.names[:5]) or 'no files'}")
+        raise MissingFileError(f"{self.path} has no file {pattern}; it has {', '.join(self.names[:5]) or 'no files'}")
 
 
 EMBEDDED = Source(Path("embedded"), [], lambda name: b"")
@@ -209,7 +213,7 @@ def is_grey(content: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(content)) as image:
             return image.mode in GREY_MODES or image.mode.startswith("I;16")
-    except OSError:
+    except Exception:  # PIL raises many kinds; whoever decodes it says what is wrong
         return False
 
 
@@ -217,5 +221,8 @@ def resize(images: Tensor, image_size: int) -> Tensor:
     """(N, C, H, W) uint8 to (N, C, S, S): bilinear with antialiasing, as the published procedure does."""
     if images.shape[2:] == (image_size, image_size):
         return images
-    size = (image_size, image_size)
-    return torch.cat([interpolate(part, size, mode="bilinear", antialias=True) for part in images.split(4096)])
+    size, on_cpu = (image_size, image_size), images.device.type == "cpu"
+    # Only CPUs have a kernel for bytes; it differs from rounded floats by one level at most.
+    parts = [part if on_cpu else part.to(torch.float32) for part in images.split(4096)]
+    resized = torch.cat([interpolate(part, size, mode="bilinear", antialias=True) for part in parts])
+    return resized if resized.dtype == images.dtype else resized.round().clamp(0, 255).to(images.dtype)

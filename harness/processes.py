@@ -1,7 +1,8 @@
 """The processes of one launch: which one this is, and what they do together. Accelerate starts them."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 import torch
@@ -9,7 +10,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
-from harness.errors import InputError
+from harness.errors import CommandError, InputError
 
 T = TypeVar("T")
 
@@ -17,6 +18,7 @@ T = TypeVar("T")
 def build_accelerator(mixed_precision: str) -> Accelerator:
     """Raises: InputError if the launcher asked for what this run does not do: other processes, other precision."""
     on_gpu = torch.cuda.is_available()
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32, for convolutions as for products of matrices
     if mixed_precision == "fp16" and not on_gpu:
         raise InputError("mixed_precision = 'fp16' needs a GPU; on a CPU use 'bf16' or 'no'")
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -75,6 +77,31 @@ class Processes:
     def share(self, n: int) -> range:
         """This rank's part of 0 ... n - 1: contiguous, exact, in order of rank."""
         return range(self.rank * n // self.num_processes, (self.rank + 1) * n // self.num_processes)
+
+    @contextmanager
+    def raising_together(self) -> Iterator[None]:
+        """What a process raises in the body, all of them raise: none waits for one that has ended."""
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as raised:
+            if self.num_processes == 1:
+                raise
+            error = raised
+        if self.agree(error is not None):
+            # Others may not be able to unpickle an error that is not our own.
+            known = RuntimeError(f"{type(error).__name__}: {error}") if error is not None else None
+            shared = gather_object([error if isinstance(error, CommandError) else known])
+            raise next(first for first in shared if first is not None) from error
+
+    def main_first(self, compute: Callable[[], T]) -> T:
+        """Every process computes, the main one before the others, who then find in the cache what it left there.
+
+        Raises: on every process, what the main one raised.
+        """
+        on_main: list[T] = []
+        self.on_main(lambda: on_main.append(compute()))
+        return on_main[0] if on_main else compute()
 
     def on_main(self, compute: Callable[[], T]) -> T:
         """What the main process computes, on every process. Raises: on every process, what it raised."""

@@ -11,7 +11,7 @@ from harness.config import check_dataset_name
 from harness.data import DATASETS, DatasetFormat, TrainingSet
 from harness.errors import InputError, unknown
 from harness.evaluation.protocol import Split
-from harness.formats import EMBEDDED, open_source, read_image_files, resize
+from harness.formats import EMBEDDED, MissingFileError, open_source, read_image_files, resize
 from harness.terminal import console
 
 
@@ -31,10 +31,12 @@ def load_training_set(name: str, image_size: int, channels: int = 3, max_images:
 
 def load_test_images(name: str, image_size: int) -> Entry | None:
     """The prepared test split of a data set; None where there is none, or its files are not on this machine."""
-    path = _data_path(name, image_size, "test")
-    with suppress(InputError):
-        if path.exists() or (name in DATASETS and DATASETS[name].read_test is not None):
-            return cached(path, lambda: _prepare(name, image_size, known_source(name), "test"))
+    path, source = _data_path(name, image_size, "test"), known_source(name)
+    comes_along = source is not None and name in DATASETS and DATASETS[name].read_test is not None
+    if not path.exists() and not comes_along:
+        return None
+    with suppress(MissingFileError):
+        return cached(path, lambda: _prepare(name, image_size, source, "test"))
     return None
 
 
@@ -60,6 +62,8 @@ def stage_dataset(name: str, image_size: int, source: Path | None = None, split:
         entry = _prepare(name, image_size, source, split)
         with locked(path):
             save_entry(path, *entry)
+        if split == "train" and name in DATASETS and DATASETS[name].read_test is not None:
+            _data_path(name, image_size, "test").unlink(missing_ok=True)  # it came from the source before this one
     else:
         if not path.exists() and name in DATASETS and not DATASETS[name].embedded and known_source(name) is None:
             _download(name)

@@ -24,7 +24,7 @@ from harness.features import load_feature_network
 from harness.guard import check_folder, create_folder
 from harness.lock import owned
 from harness.posterior import Posterior, compute_diagnostics, compute_posterior
-from harness.processes import build_accelerator
+from harness.processes import Processes, build_accelerator
 from harness.progress import TrainingProgress
 from harness.record import Record, RunFolder, State
 from harness.samplers import CodeDistribution, build_prior, fit_codes
@@ -63,8 +63,9 @@ def prepare(config: RunConfig) -> tuple[Engine, TrainingSet, Evaluator]:
         raise InputError(
             f"batch_size = {config.batch_size} cannot be shared equally by {accelerator.num_processes} processes"
         )
-    with accelerator.main_process_first():
-        data = load_training_set(config.dataset, config.image_size, config.channels, config.max_images)
+    data = Processes(accelerator).main_first(
+        lambda: load_training_set(config.dataset, config.image_size, config.channels, config.max_images)
+    )
     if config.batch_size > len(data):
         raise InputError(
             f"batch_size = {config.batch_size} is more than the {len(data)} images of {config.dataset}; "

@@ -44,7 +44,8 @@ def weights_path(weights: PublishedWeights) -> Path:
     if not path.is_file():
         raise InputError(
             f"the weights of {weights.whose} are missing ({path}); run: aaebench stage {weights.option} [--from FILE] "
-            "(or score with a classifier of the data's own labels: --extractor domain)"
+            "(or score with a classifier of the data's own labels: --extractor domain; `aaebench score` takes "
+            "domain-digits, domain-fashion_mnist)"
         )
     _check(path, path, weights)
     return path

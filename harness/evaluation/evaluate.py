@@ -1,12 +1,11 @@
 """Scores of a run: what the decoder makes of codes, against the run's reference, under its protocol."""
 
-import math
 from collections.abc import Callable
 
 from harness.config import RunConfig
 from harness.data import TrainingSet
 from harness.engine import Engine
-from harness.errors import DivergedError, InputError
+from harness.errors import InputError
 from harness.evaluation.extractors import build_extractor
 from harness.evaluation.images import NumberedImages, PreparedImages
 from harness.evaluation.protocol import Protocol, evaluation_batch_size
@@ -24,11 +23,12 @@ class Evaluator:
     def __init__(self, config: RunConfig, data: TrainingSet, engine: Engine) -> None:
         self.engine = engine
         definition = config.protocol
-        with engine.accelerator.main_process_first():
-            self.extractor = build_extractor(
+        self.extractor = engine.main_first(
+            lambda: build_extractor(
                 config.extractor, definition, engine.device, config.extractor_weights, config.dataset, config.image_size
             )
-            test = load_test_images(config.dataset, config.image_size)
+        )
+        test = engine.main_first(lambda: load_test_images(config.dataset, config.image_size))
         test_images = None if test is None else PreparedImages(test[0]["images"][: config.max_images])
         train_images, test_sha256 = PreparedImages(data.images), "" if test is None else test[1]["sha256"]
         if definition.reference == "train":
@@ -79,9 +79,6 @@ class Evaluator:
             return self.reference.score(statistics, self.engine.device)
 
         scores = self.engine.on_main(score)
-        for name, value in scores.items():
-            if not math.isfinite(value):
-                raise DivergedError(f"the {name} of {sampler} samples is {value}")
         group = "eval" if sampler == "prior" and not sampling_seed else f"eval.{sampler}"
         provenance: dict[str, object] = {
             "protocol": self.protocol.name,

@@ -19,6 +19,7 @@ from harness.weights import STAGED, weights_path
 # On a CPU, and elsewhere: 16 and 256 images of 299 px. Larger parts make a CPU wait for fresh memory: the resize takes
 # twice the time for 64 images.
 PIXELS_AT_ONCE = (1_500_000, 23_000_000)
+MOST_FEATURES = 20_000  # whose covariance takes 3 GB
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Extraction = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
@@ -51,10 +52,13 @@ class Extractor:
         self.resizing = f"{self.resize}, {self.size} px" if self.resize != "none" else "none"
         self._extract, self._dtype = network.extract, AUTOCAST.get(definition.autocast)
         features, probabilities = self(torch.zeros(2, 3, self.size, self.size, dtype=torch.uint8, device=device))
+        if features.ndim != 2 or len(features) != 2 or features.shape[1] > MOST_FEATURES:
+            raise InputError(f"it makes features of shape {tuple(features.shape)} of two images")
         self.n_features, self.n_classes = features.shape[1], probabilities.shape[1]
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        at_once = max(1, PIXELS_AT_ONCE[self.device.type != "cpu"] // self.size**2)
+        pixels = max(self.size**2, images.shape[2] * images.shape[3])
+        at_once = max(1, PIXELS_AT_ONCE[self.device.type != "cpu"] // pixels)
         parts = [self._extract_part(part) for part in images.split(at_once)]
         return torch.cat([features for features, _ in parts]), torch.cat([probabilities for _, probabilities in parts])
 
@@ -62,7 +66,16 @@ class Extractor:
     def _extract_part(self, images: Tensor) -> tuple[Tensor, Tensor]:
         pixels = resize_to(images, self.size, self.resize)
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
-            features, probabilities = self._extract(pixels)
+            try:
+                features, probabilities = self._extract(pixels)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                reason, shape = str(error).strip().splitlines()[-1], " x ".join(map(str, pixels.shape[2:]))
+                raise InputError(f"the extractor {self.name} cannot take images of {shape} px: {reason}") from error
+        if not features.isfinite().all():
+            hint = " (autocast may overflow)" if self._dtype is not None else ""
+            raise InputError(f"the extractor {self.name} makes features that are not finite{hint}")
         if probabilities is None:
             probabilities = features.new_empty(len(features), 0)
         return features.float(), probabilities.float()
@@ -89,9 +102,16 @@ def build_extractor(
     else:
         path = weights or weights_path(STAGED["inception"])
         network = _load_torchscript(path, device, must_be_inception=name == "inception")
+    if definition.extractor_sha256 not in (None, network.sha256):
+        raise InputError(
+            f"the weights of {weights or name} have SHA-256 {network.sha256}, where the protocol {definition.name} "
+            f"wants {definition.extractor_sha256}"
+        )
     try:
         return Extractor(name, network, definition, device)
     except Exception as error:  # what a network that does not take images raises is open-ended
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         raise InputError(
             f"{weights or name} does not turn images of {definition.size or network.size} px into features (B, F), or "
             f"features and logits: {str(error).strip().splitlines()[-1]}"
@@ -110,18 +130,22 @@ def _load_domain(dataset: str, image_size: int, weights: Path | None, device: to
 
 
 def _load_torchscript(path: Path, device: torch.device, must_be_inception: bool) -> Network:
-    """A TorchScript file. One with clean-fid's interface is used as clean-fid does (Parmar et al. 2022): its `layers`
-    take (v - 128) / 128 and give pooled features, its `output` the logits of ImageNet's classes. Any other is called
-    with pixels in [0, 255] and returns features, or features and logits.
+    """A TorchScript file.
+
+    One with clean-fid's interface is used as clean-fid does (Parmar et al. 2022): its `layers` take (v - 128) / 128 and
+    give pooled features, its linear `output` makes ImageNet's classes of them. Any other is called with pixels in
+    [0, 255] and returns features, or features and logits.
     """
     network = load_torchscript(path, device)
     if must_be_inception and not (hasattr(network, "layers") and hasattr(network, "output")):
         raise InputError(f"{path} is not clean-fid's Inception: it lacks `layers` or `output`")
 
-    def extract_as_clean_fid(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        x = three_channels(pixels)
-        features = network.layers((x - 128) / 128).flatten(1)
-        return features, network.output(features).softmax(dim=1) if hasattr(network, "output") else network(x)
+    has_classes = hasattr(network, "output")
+
+    def extract_as_clean_fid(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        features = network.layers((three_channels(pixels) - 128) / 128).flatten(1)
+        # Without the bias, as the Inception Score has been computed since its authors' own code.
+        return features, (features @ network.output.weight.T).softmax(dim=1) if has_classes else None
 
     def extract(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         result = network(three_channels(pixels))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from rich.progress import track
 from torch import Tensor
 
@@ -18,7 +17,6 @@ from harness.cache import hash_file
 from harness.errors import InputError
 from harness.evaluation.images import NumberedImages
 from harness.formats import decode_image, find_images, is_grey, open_source, unreadable_images
-from harness.processes import Processes
 from harness.seeding import compute_permutation
 from harness.terminal import console
 
@@ -55,38 +53,41 @@ class ImageFiles(UserImages):
         self.source = open_source(path)
         self.names = find_images(self.source)
         super().__init__(path, len(self.names))
-        self.unreadable: list[str] = []
 
     def parts(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+        by_shape: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
+        unreadable: list[str] = []
         with ThreadPoolExecutor() as pool:
-            decoded = zip(range(first, last), pool.map(self._decode, self.order[first:last].tolist()), strict=True)
-            by_shape: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
-            for number, pixels in decoded:
+            decoded = pool.map(lambda index: self._decode(index, unreadable), self.order[first:last].tolist())
+            for number, pixels in zip(range(first, last), decoded, strict=True):
                 if pixels is not None:
                     by_shape[pixels.shape].append((number, pixels))
+        if unreadable:
+            raise unreadable_images(self.path, unreadable, len(self))
         for numbered in by_shape.values():
             yield torch.tensor([number for number, _ in numbered]), torch.stack([pixels for _, pixels in numbered])
 
-    def _decode(self, index: int) -> Tensor | None:
+    def _decode(self, index: int, unreadable: list[str]) -> Tensor | None:
         try:
             return decode_image(self.source.read(self.names[index]))
-        except Exception as error:  # PIL raises many kinds for damaged files
-            self.unreadable.append(f"{self.names[index]} ({error})")
+        except Exception as error:  # PIL and archives raise many kinds for damaged files
+            unreadable.append(f"{self.names[index]} ({error})")
             return None
 
-    def check(self, processes: Processes) -> None:
-        """Raises: InputError naming the unreadable files among those that the processes have just read."""
-        if processes.agree(bool(self.unreadable)):
-            raise unreadable_images(self.path, gather_object(self.unreadable), len(self))
-
     def inspect(self) -> Inspection:
-        digest, grey = hashlib.sha256(), 0
+        digests, unreadable, grey = [], [], 0
         for name in track(self.names, f"inspecting {self.path}", console=console):
-            content = self.source.read(name)
-            digest.update(f"{name} {len(content)} ".encode())
-            digest.update(content)
-            grey += is_grey(content)
-        return Inspection(digest.hexdigest(), grey, len(self) - grey)
+            try:
+                content = self.source.read(name)
+            except Exception as error:  # archives raise many kinds for damaged or encrypted members
+                unreadable.append(f"{name} ({error})")
+            else:
+                digests.append(hashlib.sha256(content).hexdigest())
+                grey += is_grey(content)
+        if unreadable:
+            raise unreadable_images(self.path, unreadable, len(self))
+        whole = hashlib.sha256(" ".join(sorted(digests)).encode()).hexdigest()  # whatever the files' names
+        return Inspection(whole, grey, len(self) - grey)
 
 
 class ImageArray(UserImages):
@@ -106,7 +107,7 @@ class ImageArray(UserImages):
 
 def open_images(path: Path) -> UserImages:
     """Raises: InputError if there are no images at `path`, or fewer than two."""
-    return ImageArray(path) if path.suffix == ".npz" else ImageFiles(path)
+    return ImageArray(path) if path.suffix.lower() == ".npz" else ImageFiles(path)
 
 
 def _read_npz(path: Path) -> Tensor:
@@ -114,9 +115,9 @@ def _read_npz(path: Path) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             names = arrays.files
-            array = arrays[next((name for name in ("images", "arr_0") if name in names), names[0])]
+            array = arrays[next(name for name in ("images", "arr_0", *names) if name in names)]
     except Exception as error:  # numpy raises many kinds for damaged files
-        raise InputError(f"{path} is no npz file of images: {error}") from error
+        raise InputError(f"{path} is no npz file of images: {error or 'it holds no array'}") from error
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"{path} holds pixels that are NaN or infinite")
     if array.dtype != np.uint8:
@@ -125,6 +126,6 @@ def _read_npz(path: Path) -> Tensor:
         array = array[..., None]
     if array.ndim == 4 and array.shape[3] in (1, 3):
         array = array.transpose(0, 3, 1, 2)
-    if array.ndim != 4 or array.shape[1] not in (1, 3):
+    if array.ndim != 4 or array.shape[1] not in (1, 3) or 0 in array.shape[2:]:
         raise InputError(f"{path} holds an array of shape {array.shape}; images are (N, H, W), (N, H, W, C), C 1 or 3")
     return torch.from_numpy(np.ascontiguousarray(array))

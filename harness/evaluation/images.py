@@ -10,7 +10,6 @@ from harness.data import TrainingSet
 from harness.errors import DivergedError
 from harness.evaluation.protocol import Protocol
 from harness.normalisation import evaluation_mode
-from harness.processes import Processes
 from harness.samplers import CodeDistribution, build_prior
 from harness.seeding import Stream, build_generator, compute_permutation
 from variants import AutoEncoder, Variant
@@ -30,10 +29,6 @@ class NumberedImages(ABC):
 
         Yields: their numbers (B,) on the CPU, and pixels (B, C, H, W), uint8 or float32 in [0, 255].
         """
-
-    def check(self, processes: Processes) -> None:
-        """Called by all processes after each batch: raises on all of them what went wrong on one."""
-        del processes
 
 
 class PreparedImages(NumberedImages):

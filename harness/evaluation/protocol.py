@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -53,10 +54,18 @@ class ProtocolDefinition(BaseModel):
     n_fake: int | None = Field(None, ge=2, description="Images generated; default: as many as real ones")
     reference: Split = Field("train", description="The split that is the reference: train or test")
     extractor: ExtractorName = Field("inception", description="What makes features of images")
+    extractor_sha256: str | None = Field(None, description="What the checksum of its weights has to be")
     resize: Resize | None = Field(None, description="To the extractor's size; default: the extractor's own way")
     size: int | None = Field(None, ge=8, le=1024, description="Default: the extractor's own")
     quantisation: Literal["uint8", "none"] = Field("uint8", description="Generated images become what a PNG holds")
     autocast: Autocast = Field("no", description="Precision of the extractor's forward pass")
+
+
+@cache
+def _load_shipped() -> dict[str, ProtocolDefinition]:
+    """By name. Kept: a sweep asks for them thousands of times."""
+    definitions = (ProtocolDefinition.model_validate(yaml.safe_load(file.read_text())) for file in SHIPPED.iterdir())
+    return {definition.name: definition for definition in definitions}
 
 
 def load_definition(value: object) -> object:
@@ -66,9 +75,9 @@ def load_definition(value: object) -> object:
     """
     if isinstance(value, (dict, ProtocolDefinition)):
         return value
-    shipped = {Path(file.name).stem: file for file in SHIPPED.iterdir()}
+    shipped = _load_shipped()
     if isinstance(value, str) and value in shipped:
-        return yaml.safe_load(shipped[value].read_text())
+        return shipped[value]
     if not isinstance(value, str) or Path(value).suffix not in (".yaml", ".yml"):
         raise ValueError(f"{unknown('protocol', str(value), shipped)} (your own: a .yaml file)")
     try:
@@ -114,7 +123,7 @@ class Protocol:
 
     name: str
     normalisation: Normalisation
-    batch_size: int
+    batch_size: int  # 0 where no decoder takes part
     data_sha256: str
     n_real: int
     n_fake: int

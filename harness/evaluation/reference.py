@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from harness.cache import Entry, cache_folder, cached_together
+from harness.errors import DivergedError
 from harness.evaluation.extractors import Extractor
 from harness.evaluation.images import NumberedImages
 from harness.evaluation.manifold import NEIGHBOURS, compute_manifold_scores, neighbour_radii
@@ -25,6 +27,7 @@ from harness.processes import Processes
 from harness.seeding import build_generator
 
 Scores = dict[str, float]
+FEWEST_IN_SPLITS = 100  # images: ten splits of a few each score next to nothing
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,22 @@ class Reference:
 
         `fid` and `kid` with `kid_stderr`; `inception_score` in one split, and in ten with their standard deviation,
         where the extractor has classes; `precision`, `recall`, `density`, `coverage` of more than k images;
-        `fid_infinity` of 12 times as many images as features.
+        `fid_infinity` of 12 times as many images as features; the ten splits of 100 images or more.
         """
-        return {**self._frechet(fake), **self._neighbours(fake, device), **_class_scores(fake.classes)}
+        scores = {**self._frechet(fake, device), **self._neighbours(fake, device), **_class_scores(fake.classes)}
+        for name, value in scores.items():
+            if not math.isfinite(value):
+                raise DivergedError(f"the {name} is {value}")
+        return scores
 
-    def _frechet(self, fake: ImageStatistics) -> Scores:
+    def _frechet(self, fake: ImageStatistics, device: torch.device) -> Scores:
+        real, root = self.moments.to(device), self.root.to(device)
         if len(fake.features) == fake.n < len(self.moments.mean):
-            return {"fid": frechet_distance_of_few(self.moments, fake.features, self.root)}
+            return {"fid": frechet_distance_of_few(real, fake.features.to(device), root)}
         if len(fake.groups) < GROUPS:
-            return {"fid": frechet_distance(self.moments, fake.moments(), self.root)}
+            return {"fid": frechet_distance(real, fake.moments().to(device), root)}
         growing = fake.growing()
-        distances = [frechet_distance(self.moments, moments, self.root) for moments in growing]
+        distances = [frechet_distance(real, moments.to(device), root) for moments in growing]
         return {"fid": distances[-1], "fid_infinity": extrapolate_fid([moments.n for moments in growing], distances)}
 
     def _neighbours(self, fake: ImageStatistics, device: torch.device) -> Scores:
@@ -74,6 +82,8 @@ def _class_scores(classes: Tensor) -> Scores:
     if not counts.any() or not probabilities.shape[1]:
         return {}
     whole, _ = inception_score(*(sums.sum(0, keepdim=True) for sums in (probabilities, negative_entropies, counts)))
+    if counts.sum() < FEWEST_IN_SPLITS:
+        return {"inception_score": whole}
     mean, std = inception_score(probabilities, negative_entropies, counts)
     return {"inception_score": whole, "inception_score_10": mean, "inception_score_10_std": std}
 

@@ -17,7 +17,7 @@ from harness.terminal import console
 
 logger = logging.getLogger(__name__)
 TINY = 1e-12  # variance of equal features, but for rounding
-BATCH_SIZE = 64  # a laptop's memory holds so many images of 299 px and what the network makes of them
+BATCH_SIZES = (16, 128)  # on a CPU, and elsewhere: photographs of 12 megapixels are held so many at a time
 
 
 def score_images(
@@ -33,12 +33,16 @@ def score_images(
     Returns: the scores of `Reference.score`, the protocol, n_real, n_fake, and the real images' split-half `floor`.
     Raises: InputError for files that are no images, fewer than two of them, or missing weights.
     """
+    if definition.name == "paper" or definition.n_fake is not None or definition.reference == "test":
+        raise InputError(
+            f"the protocol {definition.name} speaks of a decoder or of a data set's splits, and neither takes part: "
+            "use clean, published, or a file without n_fake and reference"
+        )
     processes = Processes(build_accelerator("no"))
-    with processes.accelerator.main_process_first():
-        network = _build_extractor(extractor or definition.extractor, definition, processes)
+    network = processes.main_first(lambda: _build_extractor(extractor or definition.extractor, definition, processes))
     images = {"real": open_images(real), "fake": open_images(fake)}
     found = {which: processes.on_main(these.inspect) for which, these in images.items()}
-    batch_size = definition.batch_size or BATCH_SIZE
+    batch_size = BATCH_SIZES[processes.device.type != "cpu"]
     reference = load_reference(
         images["real"], None, found["real"].sha256, network, definition.autocast, batch_size, processes
     )
@@ -58,7 +62,7 @@ def score_images(
     protocol = Protocol(
         name=definition.name,
         normalisation="none",
-        batch_size=batch_size,
+        batch_size=0,
         data_sha256=found["real"].sha256,
         n_real=len(images["real"]),
         n_fake=len(images["fake"]),

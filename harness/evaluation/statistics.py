@@ -24,11 +24,14 @@ GROUPS = 6  # sizes of which FID-infinity takes the FID
 
 @dataclass(frozen=True)
 class Moments:
-    """n, mean (F,) and unbiased covariance (F, F) of features, float64 on the CPU."""
+    """n, mean (F,) and unbiased covariance (F, F) of features, float64."""
 
     n: int
     mean: Tensor
     covariance: Tensor
+
+    def to(self, device: torch.device) -> "Moments":
+        return Moments(self.n, self.mean.to(device), self.covariance.to(device))
 
 
 class FeatureSums:
@@ -74,7 +77,7 @@ class ClassSums:
         """Add a batch: the split of each image (B,), probabilities (B, K)."""
         p = probabilities.double()
         negative_entropy = torch.special.xlogy(p, p).sum(1, keepdim=True)
-        self.table.index_add_(0, splits.to(p.device), torch.cat([p, negative_entropy, torch.ones_like(p[:, :1])], 1))
+        self.table.index_add_(0, splits.to(p.device), torch.cat([p, negative_entropy, p.new_ones(len(p), 1)], 1))
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ def gather_statistics(
 
     `after_batch` is told how many images are done. Every process calls it equally often: it may communicate, and raise
     to end the evaluation on all of them at once.
+    Raises: on every process, what making or featurising images raised on one.
     """
     n, device = len(images), processes.device
     groups = [FeatureSums.zeros(extractor.n_features, device) for _ in range(count_groups(n, extractor.n_features))]
@@ -129,14 +133,14 @@ def gather_statistics(
     batches = list(pairwise(accumulate(batch_sizes(n, batch_size), initial=0)))
     for batch in range(0, len(batches), processes.num_processes):
         mine = batches[batch + processes.rank : batch + processes.rank + 1]  # none in the last round, perhaps
-        for numbers, pixels in (part for first, last in mine for part in images.parts(first, last)):
-            features, probabilities = extractor(pixels.to(device))
-            for remainder, sums in enumerate(groups):
-                sums.add(features[(numbers % len(groups) == remainder).to(device)])
-            classes.add(numbers * SPLITS // n, probabilities)
-            kept_numbers.append(numbers[numbers < KEPT])
-            kept.append(features[(numbers < KEPT).to(device)].cpu())
-        images.check(processes)
+        with processes.raising_together():
+            for numbers, pixels in (part for first, last in mine for part in images.parts(first, last)):
+                features, probabilities = extractor(pixels.to(device))
+                for remainder, sums in enumerate(groups):
+                    sums.add(features[(numbers % len(groups) == remainder).to(device)])
+                classes.add(numbers * SPLITS // n, probabilities)
+                kept_numbers.append(numbers[numbers < KEPT])
+                kept.append(features[(numbers < KEPT).to(device)].cpu())
         after_batch(batches[min(batch + processes.num_processes, len(batches)) - 1][1])
     order = processes.concatenate(torch.cat(kept_numbers)).argsort()
     return ImageStatistics(

@@ -1,5 +1,6 @@
 """The cache gives back what was put in, whoever else writes to it, or makes it anew."""
 
+import errno
 import io
 import json
 import socket
@@ -16,7 +17,7 @@ from filelock import Timeout
 from safetensors.torch import save_file
 
 from harness.bundle import load_bundle, save_bundle
-from harness.cache import LEASE_SECONDS, build_lease, cached, load_entry, locked
+from harness.cache import LEASE_SECONDS, acquire_lease, cached, load_entry, locked
 from harness.config import build_config
 from harness.errors import InputError
 from harness.staging import load_training_set, stage_dataset
@@ -89,7 +90,7 @@ class TestLease:
     def test_of_a_killed_process_is_taken_over_at_once(self, tmp_path: Path) -> None:
         holder = self.start_holder(tmp_path / "entry")
         with pytest.raises(Timeout):
-            build_lease(tmp_path / "entry").acquire(timeout=0.5)
+            acquire_lease(tmp_path / "entry", timeout=0.5)
         holder.kill()
         holder.wait()
         started = time.monotonic()
@@ -100,8 +101,7 @@ class TestLease:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("harness.cache.LEASE_SECONDS", 2)
-        lease = build_lease(tmp_path / "entry")
-        lease.acquire()
+        lease = acquire_lease(tmp_path / "entry")
         record = Path(lease.lock_file).read_text()
         lease.release()
         assert socket.gethostname() in record
@@ -140,6 +140,18 @@ class TestFaults:
         assert done.stdout == "1000000\n"
         assert "going on without storing it" in done.stderr
         assert [file for file in tmp_path.iterdir() if not file.name.endswith(".lease")] == []
+
+    def test_a_full_disk_stops_nothing(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Not even the lock can be written, as on a file system without a free block."""
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pathlib.Path.mkdir", refuse)
+            tensors, _ = cached(tmp_path / "cache" / "entry", lambda: ({"x": torch.ones(3)}, {}))
+        assert tensors["x"].sum() == 3
+        assert "going on without storing it" in caplog.text
 
     def test_a_reference_cut_short_is_computed_anew_with_a_warning(
         self, empty_cache: Path, caplog: pytest.LogCaptureFixture

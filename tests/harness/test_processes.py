@@ -102,3 +102,33 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused_once(tmp_path: Path) -
     assert process.returncode != 0
     assert stderr.count("cannot be shared equally by 2 processes") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_one_process_raises_all_raise(tmp_path: Path) -> None:
+    """One rank's images are NaN: both end, with the reason, and nobody waits."""
+    script = tmp_path / "diverge.py"
+    script.write_text(
+        "import os, sys\n"
+        "from harness.commands import call\n"
+        "from harness.errors import DivergedError\n"
+        "from harness.processes import Processes, build_accelerator\n"
+        "def diverge():\n"
+        "    processes = Processes(build_accelerator('no'))\n"
+        "    with processes.raising_together():\n"
+        "        if processes.rank == 1: raise DivergedError('the images of rank 1 are not finite')\n"
+        "    print('went on')\n"
+        "sys.exit(call(diverge))\n"
+    )
+    process = launch(None, 2, str(script))
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "went on" not in stdout
+    assert "aaebench: the images of rank 1 are not finite" in stderr, "the main process says what rank 1 met"
+
+
+def test_missing_weights_are_explained_once(tmp_path: Path) -> None:
+    process = launch(tmp_path, 2, "-m", "harness.train", "--dataset", "digits")
+    stderr = process.communicate(timeout=60)[1]
+    assert stderr.count("aaebench stage --inception") == 1
+    assert "connectFullMesh" not in stderr
+    assert not list(tmp_path.iterdir())

@@ -59,6 +59,8 @@ class TestFormats:
         test = load_test_images("mnist", 28)
         assert test is not None
         assert torch.equal(test[0]["images"][:, 0], torch.from_numpy(GREY))
+        stage_dataset("mnist", 28, write_idx(tmp_path / "without_test"))
+        assert load_test_images("mnist", 28) is None, "the test split of another source is not kept"
         stage_dataset("emnist", 28, write_idx(tmp_path / "train_only", "emnist-balanced-train"))
         assert load_test_images("emnist", 28) is None
         stage_dataset("faces", 32, write_images(tmp_path / "train"))

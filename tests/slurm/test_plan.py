@@ -41,7 +41,7 @@ def test_the_papers_tables_are_180_runs_of_six_variants_on_six_data_settings() -
     sweep = load_sweep(SHIPPED / "paper.yaml")
     assert len({config.run_id for config in sweep.configs}) == 180
     assert len({(config.variant, config.dataset, config.image_size) for config in sweep.configs}) == 36
-    assert {(config.protocol, config.extractor, config.epochs) for config in sweep.configs} == {
+    assert {(config.protocol.name, config.extractor, config.epochs) for config in sweep.configs} == {
         ("paper", "inception", 100)
     }
 

@@ -20,9 +20,12 @@ class InceptionLike(nn.Module):
         )
         self.output = nn.Linear(2048, 1008)
 
-    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
+    def forward(self, x: Tensor, return_features: bool = False, no_output_bias: bool = False) -> Tensor:
         features = self.layers((x - 128) / 128).flatten(1)
-        return features if return_features else self.output(features).softmax(1)
+        if return_features:
+            return features
+        logits = features @ self.output.weight.T
+        return (logits if no_output_bias else logits + self.output.bias).softmax(1)
 
 
 def save_inception(folder: Path) -> Path:

@@ -10,6 +10,7 @@ from cleanfid.resize import build_resizer
 from PIL import Image
 from torch import Tensor, nn
 
+from harness.cache import hash_file
 from harness.errors import InputError
 from harness.evaluation.extractors import build_extractor
 from harness.evaluation.protocol import ProtocolDefinition, load_named_definition
@@ -65,7 +66,7 @@ class TestInception:
         extractor = build_extractor("inception", CLEAN, CPU, inception_file)
         _, probabilities = extractor(IMAGES)
         network = torch.jit.load(inception_file)
-        torch.testing.assert_close(probabilities, network(resize_to(IMAGES, 299, "clean"), return_features=False))
+        torch.testing.assert_close(probabilities, network(resize_to(IMAGES, 299, "clean"), no_output_bias=True))
         assert (extractor.n_features, extractor.n_classes) == (2048, 1008)
 
     def test_grey_images_are_resized_once_and_count_as_three_equal_channels(self, inception_file: Path) -> None:
@@ -94,6 +95,18 @@ class MeanColour(nn.Module):
         return x.mean(dim=(2, 3))
 
 
+class OneRow(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(0, 2, 3))[None]
+
+
+class Overflow(nn.Module):
+    """Features of bright images are infinite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1 / (x.amax(dim=(2, 3)) < 200)
+
+
 class MeanColourAndLogits(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = x.mean(dim=(2, 3))
@@ -116,6 +129,29 @@ class TestTorchScript:
     def test_a_network_of_something_else_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="does not turn images of 299 px into features"):
             build_extractor("torchscript", CLEAN, CPU, save_script(nn.Linear(7, 2), tmp_path / "linear.pt"))
+
+    def test_features_have_a_row_for_each_image(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"features of shape \(1, 3\) of two images"):
+            build_extractor("torchscript", CLEAN, CPU, save_script(OneRow(), tmp_path / "one.pt"))
+
+    def test_features_that_are_not_finite_are_refused(self, tmp_path: Path) -> None:
+        extractor = build_extractor("torchscript", CLEAN, CPU, save_script(Overflow(), tmp_path / "overflow.pt"))
+        with pytest.raises(InputError, match="features that are not finite"):
+            extractor(torch.full((2, 3, 32, 32), 250, dtype=torch.uint8))
+
+    def test_images_that_it_cannot_take_are_refused(self, inception_file: Path) -> None:
+        definition = ProtocolDefinition.model_validate({**CLEAN.model_dump(), "name": "raw", "resize": "none"})
+        extractor = build_extractor("inception", definition, CPU, inception_file)
+        with pytest.raises(InputError, match="cannot take images of 8 x 8 px"):
+            extractor(IMAGES[:, :, :8, :8])
+
+    def test_the_protocol_may_pin_the_weights(self, inception_file: Path) -> None:
+        digest = hash_file(inception_file)
+        pinned = {**CLEAN.model_dump(), "name": "pinned", "extractor_sha256": digest}
+        build_extractor("inception", ProtocolDefinition.model_validate(pinned), CPU, inception_file)
+        pinned["extractor_sha256"] = "0" * 64
+        with pytest.raises(InputError, match=f"have SHA-256 {digest}, where the protocol pinned wants 0000"):
+            build_extractor("inception", ProtocolDefinition.model_validate(pinned), CPU, inception_file)
 
     def test_the_protocol_may_say_how_images_reach_it(self, tmp_path: Path) -> None:
         definition = ProtocolDefinition.model_validate(

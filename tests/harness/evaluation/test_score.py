@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from PIL import Image
 from harness.commands import call, score
 from harness.errors import InputError
 from harness.evaluation import load_named_definition, score_images
+from tests.harness.evaluation.test_extractors import MeanColour
 from tests.harness.test_processes import finish, launch
+from tests.harness.test_train import ROOT
 
 DOMAIN = ("--extractor", "domain-fashion_mnist")
 
@@ -131,7 +134,54 @@ def _score(real: Path, fake: Path) -> dict[str, Any]:
     return score_images(real, fake, load_named_definition("clean"), DOMAIN[1])
 
 
+def test_a_network_without_classes_scores_all_but_the_inception_score(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    torch.jit.script(MeanColour()).save(tmp_path / "colour.pt")  # pyright: ignore[reportAttributeAccessIssue]
+    result = score_images(*folders, load_named_definition("clean"), str(tmp_path / "colour.pt"))
+    assert {"fid", "kid", "precision", "coverage"} <= result.keys()
+    assert "inception_score" not in result
+
+
+def test_large_photographs_are_held_a_few_at_a_time(tmp_path: Path) -> None:
+    """48 pictures of 6 megapixels: 0.9 GB decoded, 3.5 GB as floats."""
+    for name in ("real", "fake"):
+        (tmp_path / name).mkdir()
+        for number in range(48):
+            Image.new("RGB", (3000, 2000), (number, 0, 0)).save(tmp_path / name / f"{number}.png", compress_level=1)
+    code = (
+        "import resource; from pathlib import Path\n"
+        "from harness.evaluation import load_named_definition, score_images\n"
+        f"score_images(Path({str(tmp_path / 'real')!r}), Path({str(tmp_path / 'fake')!r}), "
+        f"load_named_definition('clean'), {DOMAIN[1]!r})\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    peak = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert int(peak) < 2000
+
+
 class TestBadInput:
+    def test_an_encrypted_or_damaged_archive_names_its_members(
+        self, folders: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        with zipfile.ZipFile(tmp_path / "fake.zip", "w") as archive:
+            for file in sorted(folders[1].iterdir()):
+                archive.write(file, file.name)
+        content = bytearray((tmp_path / "fake.zip").read_bytes())
+        content[content.index(b"IDAT") + 30] ^= 255
+        (tmp_path / "fake.zip").write_bytes(content)
+        with pytest.raises(InputError, match=r"1 of 90 images .*000\.png"):
+            _score(folders[0], tmp_path / "fake.zip")
+
+    @pytest.mark.parametrize("content", ["n_fake: 10", "reference: test"])
+    def test_a_protocol_of_a_decoder_or_of_splits(
+        self, folders: tuple[Path, Path], tmp_path: Path, content: str
+    ) -> None:
+        (tmp_path / "mine.yaml").write_text(f"normalisation: running\n{content}\n")
+        for protocol in ("paper", str(tmp_path / "mine.yaml")):
+            with pytest.raises(InputError, match="neither takes part"):
+                score_images(*folders, load_named_definition(protocol), DOMAIN[1])
+
     @pytest.mark.parametrize(
         ("make", "message"),
         [
@@ -153,6 +203,7 @@ class TestBadInput:
             (np.zeros((4, 8, 8, 3)), "save them as uint8"),
             (np.zeros((4, 8, 8, 2), np.uint8), "an array of shape"),
             (np.zeros((4, 8), np.uint8), "an array of shape"),
+            (np.zeros((4, 0, 8, 3), np.uint8), "an array of shape"),
         ],
     )
     def test_arrays(self, folders: tuple[Path, Path], tmp_path: Path, array: np.ndarray, message: str) -> None:
