@@ -29,11 +29,16 @@ def choose_protocol(collection: Collection, wanted: str | None, required: bool =
             raise InputError(unknown("protocol", wanted, valid))
         columns = ("protocol", "extractor", "protocol_id")
         mask = functools.reduce(operator.or_, (pc.field(column) == wanted for column in columns))
-        floors = collection.floors
+        floors, provenance, problems = collection.floors, collection.provenance, collection.problems
+        table = collection.table.filter(mask)
+        kept = set(table.column("protocol_id").to_pylist())
+        others = provenance.loc[provenance["protocol_id"].notna() & ~provenance["protocol_id"].isin(kept), "run_id"]
         collection = replace(
             collection,
-            table=collection.table.filter(mask),
+            table=table,
             floors=floors[(floors[list(columns)] == wanted).any(axis=1)],
+            provenance=provenance[~provenance["run_id"].isin(others)],
+            problems=problems[~problems["run_id"].isin(others)],
         )
     for (dataset, size), ids in collection.runs.groupby(PLACE)["protocol_id"]:
         if required and ids.nunique() > 1:

@@ -17,7 +17,7 @@ from results.figures.style import (
     style_of,
 )
 
-BANDS = "Thin lines: seeds; markers: their mean; bands: its 95 % interval."
+BANDS = "Thin lines: seeds; markers: their mean; bands: its 95 % interval, of three seeds or more."
 
 
 def draw_fid(collection: Collection) -> Iterator[Drawing]:

@@ -33,7 +33,11 @@ def draw_samples(collection: Collection) -> Iterator[Drawing]:
     cells = [cell for cell in rows["cell"].unique() if any((group["cell"] == cell).any() for _, group in columns)]
     width, height = 0.42 * shape[1] + 0.1, 0.42 * shape[0] + 0.1
     figure, axes = plt.subplots(
-        len(cells), len(columns), figsize=(width * len(columns) + 1.2, height * len(cells) + 0.5), squeeze=False
+        len(cells),
+        len(columns),
+        figsize=(width * len(columns) + 1.2, height * len(cells) + 0.5),
+        squeeze=False,
+        layout="constrained",
     )
     for line, cell in zip(axes, cells, strict=True):
         for axis, (_, group) in zip(line, columns, strict=True):
@@ -41,7 +45,6 @@ def draw_samples(collection: Collection) -> Iterator[Drawing]:
         line[0].set_ylabel(cell.replace(" (", "\n("), rotation=0, ha="right", va="center", fontsize=9)
     for axis, (name, _) in zip(axes[0], columns, strict=True):
         axis.set_title(name, fontsize=9)
-    figure.tight_layout(pad=0.3)
     yield Drawing("figure7-samples", "Fig. 7: prior samples", f"{note}, at the last evaluation.", figure)
     plt.close(figure)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -20,6 +19,7 @@ from results.summary import SETTING, label_cells, primary_rows
 
 mpl.use("agg")
 MOST_PANELS = 12  # settings shown; a caption says where there are more
+FEWEST_SEEDS = 3  # that get a band: the 95 % interval of two is 13 standard errors wide, and hides the rest
 # Okabe and Ito's colours, which the colour-blind can tell apart, from dark to light so that grey tells them too.
 COLORS = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d00", "#7f7f7f"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<"]
@@ -110,7 +110,7 @@ def plot_seeds(axis: Axes, rows: pd.DataFrame, measure: str, styles: dict[str, d
         axis.plot(
             mean.index, mean, label=f"{cell} (n = {group['run_id'].nunique()})", markersize=4, markevery=every, **style
         )
-        known = ~np.isnan(half)
+        known = seeds.count().to_numpy() >= FEWEST_SEEDS
         epochs = mean.index.to_numpy()[known]
         low, high = mean.to_numpy()[known] - half[known], mean.to_numpy()[known] + half[known]
         axis.fill_between(epochs, low, high, color=style["color"], alpha=0.13, linewidth=0)
