@@ -80,7 +80,9 @@ class TestEvaluator:
     def test_scores_repeat_and_carry_their_protocol(self) -> None:
         evaluator = prepare_run(n_fake=500)[2]
         first, second = score(evaluator), score(evaluator)
-        assert first == second
+        for name, value in first.items():
+            # Threads may share the work otherwise the second time, and add in another order.
+            assert second[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
         assert first["eval/protocol_id"] == evaluator.protocol.id
         assert (first["eval/n_real"], first["eval/n_fake"], first["eval/sampler"]) == (600, 500, "prior")
         names = "fid kid kid_stderr inception_score inception_score_10 precision recall density coverage"
