@@ -16,9 +16,9 @@ from harness.evaluation.protocol import ProtocolDefinition, Resize
 from harness.evaluation.resize import resize_to
 from harness.weights import STAGED, weights_path
 
-# On a CPU, and elsewhere: 16 and 256 images of 299 px. Larger parts make a CPU wait for fresh memory: the resize takes
-# twice the time for 64 images.
-PIXELS_AT_ONCE = (1_500_000, 23_000_000)
+# On a CPU, and elsewhere: 8 and 256 images of 299 px. Larger parts make a CPU wait for fresh memory: the resize takes
+# three times as long in parts of 32.
+PIXELS_AT_ONCE = (750_000, 23_000_000)
 MOST_FEATURES = 20_000  # whose covariance takes 3 GB
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Extraction = Callable[[Tensor], tuple[Tensor, Tensor | None]]

@@ -86,7 +86,7 @@ def test_the_resize_against_clean_fids_image_by_image(channels: int) -> None:
     arrays = [image.expand(3, -1, -1).permute(1, 2, 0).numpy() for image in images]
 
     def resize_parts() -> None:
-        for part in images.split(16):  # as the extractor does
+        for part in images.split(8):  # as the extractor does
             resize_to(part, 299, "clean")
 
     turns = [(seconds(lambda: [resizer(array) for array in arrays]), seconds(resize_parts)) for _ in range(9)]

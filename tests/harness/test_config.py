@@ -27,6 +27,7 @@ ANOTHER = {
     "n_fake": 7,
     "sweep": "another",
     "samplers": ["prior", "gaussian"],
+    "sampling_seeds": 2,
 }
 
 

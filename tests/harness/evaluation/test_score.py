@@ -144,7 +144,7 @@ def test_a_network_without_classes_scores_all_but_the_inception_score(
 
 
 def test_large_photographs_are_held_a_few_at_a_time(tmp_path: Path) -> None:
-    """48 pictures of 6 megapixels: 0.9 GB decoded, 3.5 GB as floats."""
+    """48 pictures of 6 megapixels: 0.9 GB decoded, 3.5 GB as floats; sixteen are decoded at a time."""
     for name in ("real", "fake"):
         (tmp_path / name).mkdir()
         for number in range(48):
@@ -157,7 +157,7 @@ def test_large_photographs_are_held_a_few_at_a_time(tmp_path: Path) -> None:
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
     peak = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert int(peak) < 2000
+    assert int(peak) < 2600
 
 
 class TestBadInput:
