@@ -80,7 +80,7 @@ def test_an_evaluation_is_nearly_all_forward_pass(inception_sized: Path) -> None
 
 @pytest.mark.parametrize("channels", [3, 1])
 def test_the_resize_against_clean_fids_image_by_image(channels: int) -> None:
-    images = torch.randint(0, 256, (64, channels, 32, 32), dtype=torch.uint8)
+    images = torch.randint(0, 256, (512, channels, 32, 32), dtype=torch.uint8)
     resizer, threads = build_resizer("clean"), torch.get_num_threads()
     torch.set_num_threads(1)  # as many as clean-fid's has
     arrays = [image.expand(3, -1, -1).permute(1, 2, 0).numpy() for image in images]
