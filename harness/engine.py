@@ -36,7 +36,9 @@ class Engine(Processes):
             warnings.filterwarnings(
                 "ignore", "`broadcast_buffers` is deprecated", FutureWarning
             )  # Accelerate passes it
-            self._container, self._stepper = accelerator.prepare(variant, self.optimizer)
+            self._container, self._stepper = accelerator.prepare(
+                variant, self.optimizer, device_placement=[False, False]
+            )
         self._trains = {name: {id(p) for p in parameters} for name, parameters in updates.items()}
 
     def step(self, x: Tensor, step: int) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ sets of moments. One optimiser that keeps them apart equals those separate Adams
 by Accelerate whatever the distribution: two DeepSpeed engines that share parameters would train wrongly.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,11 @@ class PhasedAdam(torch.optim.Optimizer):
             {"lr": learning_rate, "betas": (0.9, 0.999), "eps": 1e-8},
         )
         self.phase = next(iter(phases))
+
+    # PyTorch wraps these in what imports its compiler, for a second, to keep the compiler out of them.
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
