@@ -7,7 +7,7 @@ reported epoch, in one setting per data set and size: that with the most epochs,
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import pandas as pd
 
@@ -80,7 +80,7 @@ def judge_claims(
     verdicts, evidence = [], []
     for claim in CLAIMS:
         found = [{"claim": claim.name, **row} for row in claim.find(data)]
-        findings: list[Finding] = [row["finding"] for row in found]  # type: ignore[misc]
+        findings: list[Finding] = [cast("Finding", row["finding"]) for row in found]
         text = "; ".join(str(row["text"]) for row in found) or "no run that it could be judged by"
         values = (claim.name, claim.statement, claim.rule, claim.combine(findings), text)
         verdicts.append(dict(zip(("claim", "statement", "rule", "verdict", "evidence"), values, strict=True)))

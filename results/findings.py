@@ -118,8 +118,8 @@ def _measure_paces(prior: pd.DataFrame) -> pd.DataFrame:
 
 
 def _difference(row: pd.Series, better: Finding, worse: Finding) -> dict[str, object]:
-    verdict = row["verdict"]
-    finding: Finding = {"better": better, "worse": worse, "n = 1": "missing"}.get(verdict, "open")  # type: ignore
+    found: dict[str, Finding] = {"better": better, "worse": worse, "n = 1": "missing"}
+    finding: Finding = found.get(row["verdict"], "open")
     text = f"{row['variant']} - aae = {row['difference']:+.2f} FID, n = {int(row['n'])}"
     if row["n"] >= 2:
         text += f" [{row['difference_low']:+.2f}, {row['difference_high']:+.2f}], Holm p = {row['p_holm']:.3g}"
