@@ -1,27 +1,39 @@
-"""Checkpoints: written to a fresh folder, renamed when whole; the newest whole one is resumed from."""
+"""Checkpoints: written to a fresh folder by all processes, renamed when whole; the newest whole one is resumed from.
+
+checkpoints/epoch-EEEEEE-step-SSSSSS/
+  model.safetensors       weights and buffers of the variant
+  optimizer.safetensors   the moments of each phase; under ZeRO optimizer-<rank>-of-<processes>.safetensors
+  ema.safetensors         moving averages of the decoder's weights, where the run keeps them
+  progress.json           how far the run was, and the checksum of each file
+checkpoints/latest, best  links to the newest one, and to the one of the lowest FID
+"""
 
 import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from harness.optimizer import PhasedAdam
+from harness.cache import hash_file
+from harness.engine import Engine
+from harness.errors import InputError, StorageError
 
 logger = logging.getLogger(__name__)
-KEPT = 2  # the newest, and one before it in case the newest is damaged
 
 
 @dataclass
 class Progress:
     """How far a run is: whole epochs, steps into the next one, and the sums of that epoch's losses so far.
 
-    Nothing else is needed to resume: all random numbers follow from the seed and the step.
+    No random state is needed to resume: all random numbers, of every rank, follow from the seed and the step.
     """
 
     epoch: int = 0
@@ -29,59 +41,151 @@ class Progress:
     loss_sums: dict[str, float] = field(default_factory=dict)
 
 
-def save_checkpoint(folder: Path, progress: Progress, variant: nn.Module, optimizer: PhasedAdam) -> None:
-    """Write one checkpoint into `folder` and drop all but the newest ones. Raises: OSError if the disk is full."""
-    name = f"epoch-{progress.epoch:06d}-step-{progress.step:06d}"
-    temporary, final = folder / f".writing-{name}", folder / name
+def save_checkpoint(folder: Path, progress: Progress, engine: Engine, keep: int = 2, *, best: bool = False) -> None:
+    """Write one checkpoint into `folder`, point `latest` (and `best`) to it, drop all but the newest and the best.
+
+    Every process calls it. Raises: on every process, StorageError if one cannot write; what was there before still is.
+    """
+    engine.synchronise_buffers()
+    final = folder / f"epoch-{progress.epoch:06d}-step-{progress.step:06d}"
+    temporary = folder / f".writing-{final.name}"
+    try:
+        with _storing(final, engine):
+            if engine.is_main_process:
+                _make_room(folder)
+                temporary.mkdir(parents=True)
+                _save_tensors(engine.variant.state_dict(), temporary / "model.safetensors")
+                if engine.average is not None:
+                    _save_tensors(engine.average.averages, temporary / "ema.safetensors")
+        with _storing(final, engine):
+            if engine.optimizer_file is not None:
+                _save_tensors(engine.optimizer_tensors(), temporary / engine.optimizer_file)
+        with _storing(final, engine):
+            if engine.is_main_process:
+                _finish(temporary, final, progress, engine)
+                _point(folder / "latest", final.name)
+                if best:
+                    _point(folder / "best", final.name)
+                _drop_old(folder, keep)
+    except StorageError:
+        if engine.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)  # a full disk has other uses for the space
+        raise
+
+
+def load_checkpoint(folder: Path, engine: Engine) -> Progress:
+    """Load the newest whole checkpoint into the engine; a damaged one is passed over with a warning.
+
+    Returns: its progress; that of a fresh start if there is none.
+    Raises: InputError if it was saved by processes among which this launch cannot share it.
+    """
+    path = engine.on_main(lambda: _find_whole(folder))
+    if path is None:
+        return Progress()
+    with engine.raising_together():
+        saved = json.loads((path / "progress.json").read_text())
+        _check_sharing(path, saved, engine)
+        averages = path / "ema.safetensors"
+        engine.load_tensors(
+            load_file(path / "model.safetensors"),
+            load_file(path / (engine.optimizer_file or "optimizer.safetensors")),
+            load_file(averages) if averages.exists() else None,
+        )
+        scaler = engine.accelerator.scaler
+        if scaler is not None and saved.get("grad_scaler"):
+            scaler.load_state_dict(saved["grad_scaler"])
+    return Progress(saved["epoch"], saved["step"], saved["loss_sums"])
+
+
+@contextmanager
+def _storing(final: Path, engine: Engine) -> Iterator[None]:
+    """One step of a save, at whose end the processes meet. Raises: StorageError on all of them, if one cannot write."""
+    with engine.raising_together():
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise StorageError(f"cannot write the checkpoint {final}: {error}") from error
+
+
+def _check_sharing(path: Path, saved: dict[str, Any], engine: Engine) -> None:
+    """Raises: InputError, saying what differs, unless the optimiser's state can be loaded as it was saved."""
+    then, now = saved.get("sharing"), _describe_sharing(engine)
+    if then == now:
+        return
+    described = [
+        "one state for all processes, without DeepSpeed"
+        if each is None
+        else f"ZeRO stage {each['zero_stage']} on {each['num_processes']} processes"
+        for each in (then, now)
+    ]
+    raise InputError(
+        f"{path} was saved with {described[0]}, this launch is {described[1]}: ZeRO splits the optimiser's state over "
+        "its processes and cannot split it anew; resume it as it was launched, or remove the run folder to start anew"
+    )
+
+
+def _describe_sharing(engine: Engine) -> dict[str, int] | None:
+    """Among whom the optimiser's state is split; None if it is not."""
+    if engine.zero_stage is None:
+        return None
+    return {"zero_stage": engine.zero_stage, "num_processes": engine.num_processes}
+
+
+def _find_whole(folder: Path) -> Path | None:
+    for path in _newest_first(folder):
+        try:
+            saved = json.loads((path / "progress.json").read_text())
+            Progress(saved["epoch"], saved["step"], saved["loss_sums"])
+            for name, digest in saved.get("sha256", {}).items():
+                if hash_file(path / name) != digest:
+                    raise ValueError(f"{name} is not what was written")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("checkpoint %s is damaged (%s): trying the one before it", path, error)
+            continue
+        return path
+    return None
+
+
+def _make_room(folder: Path) -> None:
     for left_by_a_kill in folder.glob(".writing-*"):
         shutil.rmtree(left_by_a_kill)
-    temporary.mkdir(parents=True)
-    save_file(
-        {key: tensor.contiguous() for key, tensor in variant.state_dict().items()}, temporary / "model.safetensors"
-    )
-    save_file(_optimizer_tensors(variant, optimizer), temporary / "optimizer.safetensors")
-    (temporary / "progress.json").write_text(json.dumps(asdict(progress)))
-    for path in (*temporary.iterdir(), temporary):
+
+
+def _finish(temporary: Path, final: Path, progress: Progress, engine: Engine) -> None:
+    scaler = engine.accelerator.scaler
+    manifest = {
+        **asdict(progress),
+        "sharing": _describe_sharing(engine),
+        "grad_scaler": None if scaler is None else scaler.state_dict(),
+        "sha256": {file.name: hash_file(file) for file in sorted(temporary.iterdir())},
+    }
+    (temporary / "progress.json").write_text(json.dumps(manifest, indent=2))
+    for path in (temporary / "progress.json", temporary):
         _flush_to_disk(path)
     if final.exists():
         shutil.rmtree(final)
     temporary.rename(final)
-    _flush_to_disk(folder)
-    for old in _newest_first(folder)[KEPT:]:
-        shutil.rmtree(old)
+    _flush_to_disk(final.parent)
 
 
-def load_checkpoint(folder: Path, variant: nn.Module, optimizer: PhasedAdam) -> Progress:
-    """Load the newest whole checkpoint into variant and optimiser; a damaged one is passed over with a warning.
-
-    Returns: its progress; that of a fresh start if there is none.
-    """
-    for path in _newest_first(folder):
-        try:
-            progress = Progress(**json.loads((path / "progress.json").read_text()))
-            weights = load_file(path / "model.safetensors")
-            moments = load_file(path / "optimizer.safetensors")
-        except (OSError, ValueError, TypeError, SafetensorError) as error:
-            logger.warning("checkpoint %s is damaged (%s): trying the one before it", path, error)
-            continue
-        variant.load_state_dict(weights)
-        for name, parameter in variant.named_parameters():
-            prefix = f"{name}//"
-            optimizer.state[parameter] = {
-                key.removeprefix(prefix): tensor.to(parameter.device)
-                for key, tensor in moments.items()
-                if key.startswith(prefix)
-            }
-        return progress
-    return Progress()
+def _point(link: Path, name: str) -> None:
+    temporary = link.with_name(f".{link.name}")
+    with suppress(FileNotFoundError):
+        temporary.unlink()
+    temporary.symlink_to(name)
+    temporary.replace(link)
 
 
-def _optimizer_tensors(variant: nn.Module, optimizer: PhasedAdam) -> dict[str, Tensor]:
-    return {
-        f"{name}//{key}": tensor
-        for name, parameter in variant.named_parameters()
-        for key, tensor in optimizer.state[parameter].items()
-    }
+def _drop_old(folder: Path, keep: int) -> None:
+    best = (folder / "best").resolve().name
+    for old in _newest_first(folder)[keep:]:
+        if old.name != best:
+            shutil.rmtree(old)
+
+
+def _save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
+    _flush_to_disk(file)
 
 
 def _newest_first(folder: Path) -> list[Path]:

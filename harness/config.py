@@ -25,10 +25,14 @@ from pydantic import (
 from harness.cache import hash_file
 from harness.errors import InputError, unknown
 from harness.evaluation.protocol import DefinitionLike, ExtractorName, load_named_definition
+from harness.precision import Precision
+from harness.record import ADDED_FIELDS
 from variants import VARIANTS, AutoEncoder, Variant, load_variant
 
-# Fields that change no number: what the run is part of, how often it saves, where a file lies (its content counts).
-NOT_IN_RUN_ID = {"sweep", "checkpoint_every", "extractor_weights", "feature_weights"}
+# Fields that change no number (beyond the last digits, as other hardware does too): what the run is part of, how it is
+# compiled, when it saves, where a file lies (its content counts).
+NOT_IN_RUN_ID = {"sweep", "compile", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints"}
+NOT_IN_RUN_ID |= {"extractor_weights", "feature_weights"}
 Sampler = Literal["prior", "gaussian", "gmm"]
 
 
@@ -60,6 +64,7 @@ def _check_file(weights: Path | None) -> Path | None:
 
 
 WeightsFile = Annotated[Path | None, AfterValidator(_check_file)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _paper_batch_size(fields: dict[str, Any]) -> int:
@@ -88,11 +93,28 @@ class RunConfig(BaseModel):
     epochs: int = Field(100, ge=1)
     batch_size: int = Field(default_factory=_paper_batch_size, ge=2, description="Over all processes")
     learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Adam's decay rates of the first and second moment")
+    weight_decay: float = Field(
+        default_factory=lambda fields: 0.01 if fields.get("optimizer") == "adamw" else 0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="adamw's decoupled decay, adam's L2 term",
+    )
+    gradient_clipping: float | None = Field(None, gt=0, description="Largest norm of a phase's gradient")
+    gradient_accumulation: int = Field(1, ge=1, description="Parts in which each process computes its share of a batch")
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="Decode with moving averages of the decoder's weights"
+    )
+    sync_batchnorm: bool = Field(False, description="BatchNorm over the batch of all GPUs, not over each one's share")
     latent_dim: int = Field(10, ge=1)
     architecture: Literal["mlp"] = "mlp"
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Precision = "no"
+    compile: bool = Field(False, description="torch.compile, and on a single GPU one CUDA graph a step")
     eval_every: int = Field(5, ge=1, description="Epochs between evaluations; the first and last state always are")
     checkpoint_every: int = Field(5, ge=1, description="Epochs between checkpoints; the end always has one")
+    checkpoint_minutes: float = Field(15, ge=0, description="Minutes of an epoch after which it is saved at a step")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that are kept, besides the best by FID")
     protocol: DefinitionLike = Field(
         default_factory=lambda: load_named_definition("paper"),
         description="How to score: paper, clean, published, or a YAML file",
@@ -126,7 +148,7 @@ class RunConfig(BaseModel):
         """YAML reads a bare `no` as false; elsewhere a truth value is no number."""
         if isinstance(value, bool) and info.field_name == "mixed_precision" and not value:
             return "no"
-        if isinstance(value, bool):
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError(f"{info.field_name} = {str(value).lower()} is a truth value, where none belongs")
         return value
 
@@ -159,7 +181,8 @@ class RunConfig(BaseModel):
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What changes the numbers, and nothing else; a weights file counts by its content."""
-        identity = self.model_dump(mode="json", exclude=NOT_IN_RUN_ID)
+        dumped = self.model_dump(mode="json", exclude=NOT_IN_RUN_ID)
+        identity = {name: v for name, v in dumped.items() if name not in ADDED_FIELDS or v != ADDED_FIELDS[name]}
         for name in ("extractor", "feature"):
             if (weights := getattr(self, f"{name}_weights")) is not None:
                 identity[f"{name}_sha256"] = hash_file(weights)

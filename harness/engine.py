@@ -1,45 +1,72 @@
-"""Training steps on one process or many: the only file that knows how the run is distributed.
+"""Training steps on one process or many: the only file that knows plain, DistributedDataParallel and DeepSpeed.
 
 Accelerate wraps one container (the variant) and one optimiser. The wrapper runs `variant(phase, x)`, so one code path
-serves a single process and DistributedDataParallel.
+serves them all; only what is saved of the optimiser differs, as ZeRO splits it over the processes.
 """
 
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from torch import Tensor
+from torch import Tensor, nn
 
+from harness.averages import MovingAverage
+from harness.capture import CapturedStep, compile_modules
+from harness.config import RunConfig
+from harness.errors import InputError
 from harness.optimizer import PhasedAdam
+from harness.precision import computing_in
 from harness.processes import Processes
 from harness.seeding import GlobalNoise, derive_seed
 from variants import Phase, Variant
+from variants.networks import Dropout
 
 
 class Engine(Processes):
     """The processes with one variant under training. `step` runs its phases in order on one share of a global batch."""
 
-    def __init__(self, accelerator: Accelerator, variant: Variant, learning_rate: float, seed: int) -> None:
+    def __init__(self, accelerator: Accelerator, variant: Variant, config: RunConfig) -> None:
         super().__init__(accelerator)
-        self.seed = seed
-        self.variant = variant
-        self.noise = GlobalNoise(seed, self.rank, self.num_processes, self.device)
+        self.config, self.variant = config, variant
+        self.zero_stage = _zero_stage(accelerator)
+        self.noise = GlobalNoise(
+            config.seed, self.rank, self.num_processes, self.device, parts=config.gradient_accumulation
+        )
         variant.noise = self.noise
+        if config.sync_batchnorm and self.num_processes > 1:
+            self._synchronise_batchnorm()
+        for module in variant.modules():
+            if isinstance(module, Dropout):
+                module.draw_mask = self.noise.mask
         variant.to(self.device)
+        self._parameters = list(variant.parameters())
         self.phases = variant.phases()
         updates = {
             name: [p for module in phase.updates for p in module.parameters()] for name, phase in self.phases.items()
         }
-        self.optimizer = PhasedAdam(updates, learning_rate)
+        self.optimizer = PhasedAdam(
+            updates, config.learning_rate, config.betas, config.weight_decay, decoupled=config.optimizer == "adamw"
+        )
+        if accelerator.ddp_handler is not None:  # looking for what a phase leaves out costs time, where any does
+            accelerator.ddp_handler.find_unused_parameters = any(
+                len(parameters) < len(self._parameters) for parameters in updates.values()
+            )
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", "`broadcast_buffers` is deprecated", FutureWarning
             )  # Accelerate passes it
-            self._container, self._stepper = accelerator.prepare(
-                variant, self.optimizer, device_placement=[False, False]
-            )
+            self._container, self._stepper = accelerator.prepare(variant, self.optimizer)
         self._trains = {name: {id(p) for p in parameters} for name, parameters in updates.items()}
+        self.average = None if config.ema_decay is None else self._build_average(config.ema_decay)
+        self._run_phases = self._run_every_phase
+        if config.compile:
+            compile_modules(module for phase in self.phases.values() for module in phase.updates)
+            if self.device.type == "cuda" and self.num_processes == 1:
+                self._run_phases = CapturedStep(self._run_every_phase, [self.noise.generator])
 
     def step(self, x: Tensor, step: int) -> dict[str, Tensor]:
         """Every phase on images (B / num_processes, C, S, S). Returns: each phase's loss, () float32, on the device.
@@ -47,27 +74,112 @@ class Engine(Processes):
         `step` counts from the start of the run; all randomness of the step follows from it.
         """
         self.noise.start_step(step)
-        torch.manual_seed(derive_seed(self.seed, "dropout", step, self.rank))
+        torch.manual_seed(derive_seed(self.config.seed, "step", step, self.rank))  # what a user's own variant draws
+        return self._run_phases(x)
+
+    def _run_every_phase(self, x: Tensor) -> dict[str, Tensor]:
+        """A step without its seeding. Nothing in it waits for the device, so it can be captured."""
+        parts = x.chunk(self.config.gradient_accumulation) if self.config.gradient_accumulation > 1 else (x,)
         losses = {}
         for name, phase in self.phases.items():
-            repeats = [self._update(name, phase, x) for _ in range(phase.repeats)]
+            repeats = [self._update(name, phase, parts) for _ in range(phase.repeats)]
             losses[name] = repeats[0] if phase.repeats == 1 else torch.stack(repeats).mean()
+        if self.average is not None:
+            self.average.update()
         return losses
 
-    def _update(self, name: str, phase: Phase, x: Tensor) -> Tensor:
+    def _update(self, name: str, phase: Phase, parts: tuple[Tensor, ...]) -> Tensor:
         trained = self._trains[name]
-        for parameter in self.variant.parameters():
+        for parameter in self._parameters:
             parameter.requires_grad_(id(parameter) in trained)
             parameter.grad = None
         self.optimizer.phase = name
-        loss = self._container(name, x)
-        self.accelerator.backward(loss)
-        self._stepper.step()
+        self.noise.start_update()
+        losses = []
+        for part, x in enumerate(parts):
+            self.noise.start_part(part)
+            with self.accelerator.accumulate(self._container):
+                with computing_in(self.config.mixed_precision, self.device):
+                    loss = self._container(name, x)
+                self.accelerator.backward(loss)
+                if self.config.gradient_clipping is not None and self.zero_stage is None and part == len(parts) - 1:
+                    self.accelerator.clip_grad_norm_(self._clipped(name), self.config.gradient_clipping)
+                self._stepper.step()
+            losses.append(loss.detach())
         self.variant.after_update(phase.updates)
-        return loss.detach()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+
+    def _clipped(self, name: str) -> list[nn.Parameter]:
+        return [p for p in self._parameters if id(p) in self._trains[name]]
 
     def synchronise_buffers(self) -> None:
         """Give every process the main process's BatchNorm statistics, which are those that a checkpoint keeps."""
         if self.num_processes > 1:
             for buffer in self.variant.buffers():
                 buffer.copy_(broadcast(buffer))  # pyright: ignore[reportArgumentType]
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, decoding uses the moving averages, where the run keeps them, and nothing is compiled anew."""
+        with ExitStack() as stack:
+            if self.average is not None:
+                stack.enter_context(self.average.applied())
+            if self.config.compile:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            yield
+
+    @property
+    def optimizer_file(self) -> str | None:
+        """Where this process's optimiser state belongs in a checkpoint; None where another process writes it all."""
+        if self.zero_stage is not None:
+            return f"optimizer-{self.rank}-of-{self.num_processes}.safetensors"
+        return "optimizer.safetensors" if self.is_main_process else None
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """The moments of each parameter, `<parameter>//<phase>/<moment>`; under ZeRO, of this process's partitions."""
+        return {
+            f"{name}//{key}": tensor
+            for name, parameter in self._optimised().items()
+            for key, tensor in self.optimizer.state[parameter].items()
+        }
+
+    def load_tensors(
+        self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], averages: Mapping[str, Tensor] | None
+    ) -> None:
+        """Go on from what `state_dict`, `optimizer_tensors` and the moving averages were."""
+        self.variant.load_state_dict(weights)
+        if self.zero_stage is not None:
+            cast(Any, self._container).optimizer.refresh_fp32_params()
+        for name, parameter in self._optimised().items():
+            prefix = f"{name}//"
+            self.optimizer.state[parameter] = {
+                key.removeprefix(prefix): tensor.to(parameter.device)
+                for key, tensor in moments.items()
+                if key.startswith(prefix)
+            }
+        if self.average is not None and averages is not None:
+            self.average.load(averages)
+
+    def _optimised(self) -> dict[str, Tensor]:
+        """What the optimiser updates, by name: the parameters, or this process's partition of each group of them."""
+        if self.zero_stage is None:
+            return dict(self.variant.named_parameters())
+        return {f"group{i}": group["params"][0] for i, group in enumerate(self.optimizer.param_groups)}
+
+    def _build_average(self, decay: float) -> MovingAverage:
+        decoding = {id(p) for module in self.variant.decoding_modules() for p in module.parameters()}
+        parameters = {name: p for name, p in self.variant.named_parameters() if id(p) in decoding}
+        return MovingAverage(parameters, decay)
+
+    def _synchronise_batchnorm(self) -> None:
+        if self.device.type != "cuda":
+            raise InputError(
+                "sync_batchnorm = true needs GPUs: on CPUs BatchNorm sees each process's own share of a batch; "
+                "train on one process, or leave it off"
+            )
+        nn.SyncBatchNorm.convert_sync_batchnorm(self.variant)
+
+
+def _zero_stage(accelerator: Accelerator) -> int | None:
+    plugin = accelerator.state.deepspeed_plugin
+    return None if plugin is None else plugin.zero_stage

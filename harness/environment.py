@@ -34,6 +34,8 @@ def describe_environment(engine: Engine, data: TrainingSet, protocol: Protocol) 
         "threads": torch.get_num_threads(),
         "num_processes": engine.num_processes,
         "distributed_type": str(engine.accelerator.distributed_type),
+        "zero_stage": engine.zero_stage,
+        "compiled": engine.config.compile,
         "command": sys.argv,
         "data_sha256": data.sha256,
         "protocol": protocol.describe(),

@@ -21,6 +21,17 @@ class DivergedError(CommandError):
     """A loss or a score stopped being a finite number."""
 
 
+class StorageError(CommandError):
+    """What a run has to write could not be written, most often for want of space."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; free some space and run the same command again: it resumes where it last saved")
+
+
+class PeerLostError(CommandError):
+    """Another process of the run ended, and this one cannot go on without it."""
+
+
 class RunsFailedError(CommandError):
     """Some of several runs did not finish; the others did."""
 

@@ -2,7 +2,7 @@
 
 from harness.config import NOT_IN_RUN_ID, RunConfig
 from harness.errors import InputError
-from harness.record import RunFolder
+from harness.record import ADDED_FIELDS, RunFolder
 from harness.staging import read_data_checksum
 
 
@@ -17,11 +17,12 @@ def check_folder(folder: RunFolder, config: RunConfig) -> None:
     except ValueError as error:
         raise InputError(f"{folder.path} is damaged ({error}); remove the folder to start this run anew") from error
     wanted = config.model_dump(mode="json", exclude=NOT_IN_RUN_ID)
+    stored = ADDED_FIELDS | stored
     differing = sorted(key for key in {*wanted, *stored} - NOT_IN_RUN_ID if stored.get(key) != wanted.get(key))
     if differing:
+        details = "; ".join(f"{key} is {stored.get(key)!r} there, {wanted.get(key)!r} here" for key in differing)
         raise InputError(
-            f"{folder.config_file} describes another run ({', '.join(differing)}); "
-            "was it edited, or its folder renamed?"
+            f"{folder.config_file} describes another run ({details}); was it edited, or its folder renamed?"
         )
     data_sha256 = read_data_checksum(config.dataset, config.image_size)
     if data_sha256 is not None and environment.get("data_sha256", data_sha256) != data_sha256:

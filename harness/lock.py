@@ -10,19 +10,18 @@ from harness.record import RunFolder
 
 
 @contextmanager
-def owned(folder: RunFolder, is_main_process: bool = True) -> Iterator[None]:
+def owned(folder: RunFolder) -> Iterator[None]:
     """Hold the run folder, by a lock that the system releases when the process dies.
 
     Raises: InputError if another process is training it.
     """
     lock = FileLock(folder.path / ".lock")
-    if is_main_process:
-        try:
-            lock.acquire(timeout=1, poll_interval=0.02)  # `is_owned` holds it for an instant
-        except Timeout as error:
-            raise InputError(f"{folder.path} is being trained by another process") from error
-        except OSError as error:
-            raise InputError(f"cannot write the run folder {folder.path}: {error}") from error
+    try:
+        lock.acquire(timeout=1, poll_interval=0.02)  # `is_owned` holds it for an instant
+    except Timeout as error:
+        raise InputError(f"{folder.path} is being trained by another process") from error
+    except OSError as error:
+        raise InputError(f"cannot write the run folder {folder.path}: {error}") from error
     try:
         yield
     finally:

@@ -46,7 +46,9 @@ def compute_posterior(engine: Engine, data: TrainingSet, protocol: Protocol) -> 
         for number in engine.share(len(batches)):
             x = data.batch(batches[number], engine.device)
             mu, sigma = variant.posterior(x)
-            eps = torch.randn(mu.shape, generator=build_generator(engine.seed, "codes", number)).to(engine.device)
+            eps = torch.randn(mu.shape, generator=build_generator(engine.config.seed, "codes", number)).to(
+                engine.device
+            )
             parts.append((mu, sigma, (variant.decode(mu + sigma * eps) - x).abs().flatten(1).mean(dim=1)))
     return Posterior(*(engine.concatenate(torch.cat(tensors)).double() for tensors in zip(*parts, strict=True)))
 

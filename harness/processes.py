@@ -1,42 +1,51 @@
 """The processes of one launch: which one this is, and what they do together. Accelerate starts them."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 from torch import Tensor
 
-from harness.errors import CommandError, InputError
+from harness.errors import CommandError, InputError, PeerLostError
+from harness.launch import build_deepspeed_plugin, check_launch, uses_deepspeed
+from harness.precision import Precision, check_precision
 
 T = TypeVar("T")
 
 
-def build_accelerator(mixed_precision: str) -> Accelerator:
-    """Raises: InputError if the launcher asked for what this run does not do: other processes, other precision."""
+def build_accelerator(
+    precision: Precision = "no", gradient_accumulation: int = 1, gradient_clipping: float | None = None
+) -> Accelerator:
+    """Raises: InputError if the launcher asked for what this run or machine does not do, or did less than asked."""
+    check_precision(precision)
     on_gpu = torch.cuda.is_available()
-    torch.backends.cudnn.allow_tf32 = False  # float32 is float32, for convolutions as for products of matrices
-    if mixed_precision == "fp16" and not on_gpu:
-        raise InputError("mixed_precision = 'fp16' needs a GPU; on a CPU use 'bf16' or 'no'")
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if asked not in ("no", mixed_precision):
-        raise InputError(
-            f"accelerate launch was given --mixed_precision {asked}, the run {mixed_precision!r}; the precision is "
-            f"part of a run's identity, so give it to the run: --mixed-precision {asked}"
+    check_launch(precision, gradient_accumulation, gradient_clipping, torch.cuda.device_count() if on_gpu else 0)
+    plugin = build_deepspeed_plugin(gradient_accumulation, gradient_clipping) if uses_deepspeed() else None
+    handlers = [
+        # Each rank keeps its own BatchNorm statistics, as the published procedure
+        # on one device has one batch's: synchronised buffers would also break a forward pass that two phases share.
+        DistributedDataParallelKwargs(broadcast_buffers=False),
+        # Without the backend's name every rank under DeepSpeed on CPUs believes that it is alone.
+        *([InitProcessGroupKwargs(backend="gloo")] if plugin is not None and not on_gpu else []),
+    ]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*deepspeed_plugin", UserWarning)
+        accelerator = Accelerator(
+            device_placement=False,
+            cpu=not on_gpu and plugin is None,
+            # For its GradScaler; what is cast, and when, is harness.precision's.
+            mixed_precision="fp16" if precision == "fp16" else "no",
+            gradient_accumulation_steps=gradient_accumulation,
+            deepspeed_plugin=plugin,
+            kwargs_handlers=handlers,
         )
-    accelerator = Accelerator(
-        cpu=not on_gpu,
-        mixed_precision=mixed_precision,
-        kwargs_handlers=[
-            # A phase uses part of the container. Each rank keeps its own BatchNorm statistics, as the published
-            # procedure on one device has one batch's: synchronised buffers would also break a forward pass that two
-            # phases share.
-            DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-        ],
-    )
+    if plugin is not None and accelerator.state.deepspeed_plugin is None:
+        raise InputError("DeepSpeed was asked for and Accelerate did not start it; unset ACCELERATE_USE_CPU")
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != world_size:
         raise InputError(
@@ -56,11 +65,11 @@ class Processes:
         self.device = accelerator.device
         self.is_main_process = accelerator.is_main_process
 
-    def agree(self, flag: bool) -> bool:
-        """True on every process if it is true on one: for decisions that all must take at the same step."""
+    def agree(self, *flags: bool) -> tuple[bool, ...]:
+        """Each flag, true on every process if it is true on one: for decisions that all must take at the same step."""
         if self.num_processes == 1:
-            return flag
-        return bool(self.sum(torch.tensor(float(flag), device=self.device)).item() > 0)
+            return flags
+        return tuple(count > 0 for count in self.sum(torch.tensor(flags, device=self.device, dtype=torch.int)).tolist())
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over the processes, on each of them."""
@@ -88,11 +97,25 @@ class Processes:
             if self.num_processes == 1:
                 raise
             error = raised
-        if self.agree(error is not None):
+        if self.agree(error is not None)[0]:
             # Others may not be able to unpickle an error that is not our own.
             known = RuntimeError(f"{type(error).__name__}: {error}") if error is not None else None
             shared = gather_object([error if isinstance(error, CommandError) else known])
             raise next(first for first in shared if first is not None) from error
+
+    @contextmanager
+    def explaining_lost_peers(self) -> Iterator[None]:
+        """Raises: PeerLostError where communication fails, as it does when another process is killed."""
+        try:
+            yield
+        except RuntimeError as error:
+            lost = isinstance(error, torch.distributed.DistError) or any(n in str(error) for n in ("gloo", "NCCL"))
+            if self.num_processes == 1 or not lost:
+                raise
+            raise PeerLostError(
+                f"rank {self.rank} of {self.num_processes} has lost another process of this run, which was killed or "
+                f"failed ({str(error).splitlines()[0]}); run the same command again to resume"
+            ) from error
 
     def main_first(self, compute: Callable[[], T]) -> T:
         """Every process computes, the main one before the others, who then find in the cache what it left there.

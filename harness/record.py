@@ -5,7 +5,7 @@ environment.json   where and with what it ran
 status.json        state (queued, running, done, failed), why, how far
 records.jsonl      one line an epoch: loss/<phase>, time/*, and eval/* and posterior/* where evaluated
 samples/           one PNG grid an evaluation, from the same codes each time
-checkpoints/       the newest states to resume from
+checkpoints/       the newest states to resume from, and the best; `latest` and `best` link to them
 """
 
 import json
@@ -18,6 +18,18 @@ from typing import Any, Literal, get_args
 
 State = Literal["queued", "running", "done", "failed"]
 Record = dict[str, Any]
+
+# Fields of config.json that came when there were runs already, and what those runs did: at these values a field is part
+# neither of a run's id nor of what tells cells apart.
+ADDED_FIELDS: dict[str, Any] = {
+    "optimizer": "adam",
+    "betas": [0.9, 0.999],
+    "weight_decay": 0.0,
+    "gradient_clipping": None,
+    "gradient_accumulation": 1,
+    "ema_decay": None,
+    "sync_batchnorm": False,
+}
 
 
 def write_json(path: Path, content: object) -> None:

@@ -1,6 +1,7 @@
 """Every random number of a run follows from its seed and its place, so a resumed run repeats an uninterrupted one."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 from zlib import crc32
 
 import numpy as np
@@ -11,7 +12,7 @@ Stream = Literal[
     "weights",
     "permutation",
     "noise",
-    "dropout",
+    "step",
     "samples",
     "evaluation",
     "reconstructions",
@@ -37,21 +38,47 @@ def compute_permutation(n: int, seed: int, epoch: int) -> Tensor:
 
 
 class GlobalNoise:
-    """Standard normal draws for the images of one rank: row i belongs to image i of the global batch.
+    """Draws for the images of one rank: row i belongs to image i of the global batch.
 
-    Each rank draws the whole batch's noise and keeps its own rows, so the noise of an image depends on (seed, step) and
-    on its place in the global batch, not on how many processes share the work.
+    Each rank draws for the whole batch and keeps its own rows, so what an image draws depends on (seed, step) and on
+    its place in the global batch, not on how many processes share the work, nor on the parts in which they do it.
     """
 
-    def __init__(self, seed: int, rank: int, num_processes: int, device: torch.device) -> None:
-        self.seed, self.rank, self.num_processes = seed, rank, num_processes
+    def __init__(self, seed: int, rank: int, num_processes: int, device: torch.device, parts: int = 1) -> None:
+        self.seed, self.rank, self.num_processes, self.parts = seed, rank, num_processes, parts
         self.generator = torch.Generator(device)
+        self.start_update()
 
     def start_step(self, step: int) -> None:
         self.generator.manual_seed(derive_seed(self.seed, "noise", step))
 
+    def start_update(self) -> None:
+        """What is drawn from here on is another update's."""
+        self._drawn: list[Tensor] = []
+        self.start_part(0)
+
+    def start_part(self, part: int) -> None:
+        """The same draws as the update's first part had, for the images of this part."""
+        self._part, self._next = part, 0
+
     def __call__(self, n: int, latent_dim: int) -> Tensor:
-        """(n, Z) on the run's device, for the n images that this rank holds."""
-        shape = (n * self.num_processes, latent_dim)
-        whole = torch.randn(shape, generator=self.generator, device=self.generator.device)
-        return whole[self.rank * n : (self.rank + 1) * n]
+        """Standard normal draws (n, Z) on the run's device, for the n images that this rank holds."""
+        return self._rows(n, lambda whole: torch.randn(whole, latent_dim, **self._placed))
+
+    def mask(self, n: int, width: int, keep: float) -> Tensor:
+        """Ones with probability `keep`, else zeros: (n, width), as `__call__`."""
+        return self._rows(n, lambda whole: self._empty(whole, width).bernoulli_(keep, generator=self.generator))
+
+    @property
+    def _placed(self) -> dict[str, Any]:
+        return {"generator": self.generator, "device": self.generator.device}
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, device=self.generator.device)
+
+    def _rows(self, n: int, draw: Callable[[int], Tensor]) -> Tensor:
+        if self._next == len(self._drawn):
+            self._drawn.append(draw(n * self.num_processes * self.parts))
+        whole, self._next = self._drawn[self._next], self._next + 1
+        first = (self.rank * self.parts + self._part) * n
+        return whole[first : first + n]

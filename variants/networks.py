@@ -19,6 +19,27 @@ def leaky_relu() -> nn.Module:
     return nn.LeakyReLU(0.2, inplace=True)
 
 
+def draw_mask(n: int, width: int, keep: float) -> Tensor:
+    """Ones with probability `keep`, else zeros, from torch's global random state: (n, width)."""
+    return torch.empty(n, width).bernoulli_(keep)
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al. 2014) whose masks come from `draw_mask`.
+
+    The trainer replaces it by draws that depend on the image's place in the global batch alone.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.keep = 1 - p
+        self.draw_mask = draw_mask
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(B, D) -> (B, D)."""
+        return h * (self.draw_mask(len(h), h.shape[1], self.keep).to(h.dtype) / self.keep) if self.training else h
+
+
 class EqualLinear(nn.Module):
     """y = x (gamma A)^T + gamma b with gamma = 1 / sqrt(D_in) and A drawn from N(0, 1) (paper, section 5.4)."""
 
@@ -127,9 +148,7 @@ class Discriminator(nn.Sequential):
     def __init__(self, latent_dim: int) -> None:
         widths = [latent_dim, 64, 128, 128, 64]
         hidden = [
-            layer
-            for d_in, d_out in pairwise(widths)
-            for layer in (nn.Linear(d_in, d_out), leaky_relu(), nn.Dropout(0.3))
+            layer for d_in, d_out in pairwise(widths) for layer in (nn.Linear(d_in, d_out), leaky_relu(), Dropout(0.3))
         ]
         super().__init__(*hidden, nn.Linear(widths[-1], 1))
 

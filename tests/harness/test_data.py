@@ -77,7 +77,7 @@ def test_noise_belongs_to_the_image_not_to_the_process() -> None:
 
 
 def test_derived_seeds_are_distinct_and_fixed() -> None:
-    seeds = {derive_seed(s, stream, i) for s in range(20) for stream in ("noise", "dropout") for i in range(50)}
+    seeds = {derive_seed(s, stream, i) for s in range(20) for stream in ("noise", "step") for i in range(50)}
     assert len(seeds) == 2000
     assert derive_seed(0, "weights") == 3699729803252847382
 

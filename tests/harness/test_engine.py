@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.engine import Engine
 from harness.errors import InputError
 from harness.optimizer import PhasedAdam
 from harness.processes import build_accelerator
-from harness.seeding import GlobalNoise, derive_seed
+from harness.seeding import GlobalNoise
+from tests.engines import build_engine
 from variants.aae import AAE
+from variants.networks import Dropout
 
 SHAPE, Z, B = (3, 32, 32), 10, 32
 CPU = torch.device("cpu")
@@ -38,21 +39,25 @@ def train_by_hand(aae: AAE, batches: list[Tensor], seed: int) -> list[list[float
     adam_d = torch.optim.Adam(discriminator.parameters(), lr=1e-3, fused=True)
     adam_e = torch.optim.Adam(encoder.parameters(), lr=1e-3, fused=True)
     noise = GlobalNoise(seed, 0, 1, CPU)
+    for layer in discriminator:
+        if isinstance(layer, Dropout):
+            layer.draw_mask = noise.mask
     bce = F.binary_cross_entropy_with_logits
     history = []
     for step, x in enumerate(batches):
         noise.start_step(step)
-        torch.manual_seed(derive_seed(seed, "dropout", step, 0))
 
         def encode(x: Tensor) -> Tensor:
             mu, sigma = encoder(x)
             return mu + sigma * noise(B, Z)
 
+        noise.start_update()
         reconstruction = F.l1_loss(decoder(encode(x)), x)
         adam_ae.zero_grad()
         reconstruction.backward()
         adam_ae.step()
 
+        noise.start_update()
         z = encode(x).detach()
         real, fake = discriminator(noise(B, Z)), discriminator(z)
         d_loss = bce(real, torch.ones_like(real)) + bce(fake, torch.zeros_like(fake))
@@ -60,6 +65,7 @@ def train_by_hand(aae: AAE, batches: list[Tensor], seed: int) -> list[list[float
         d_loss.backward()
         adam_d.step()
 
+        noise.start_update()
         fooled = discriminator(encode(x))
         adversary = bce(fooled, torch.ones_like(fooled))
         adam_e.zero_grad()
@@ -72,7 +78,7 @@ def train_by_hand(aae: AAE, batches: list[Tensor], seed: int) -> list[list[float
 def test_equals_three_hand_written_adams_to_the_bit(batches: list[Tensor]) -> None:
     aae = build_aae()
     by_hand = copy.deepcopy(aae)
-    engine = Engine(build_accelerator("no"), aae, learning_rate=1e-3, seed=7)
+    engine = build_engine(aae, seed=7)
     losses = [list(engine.step(x, step).values()) for step, x in enumerate(batches)]
     expected = train_by_hand(by_hand, batches, seed=7)
     torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected), rtol=0, atol=0)
@@ -81,7 +87,7 @@ def test_equals_three_hand_written_adams_to_the_bit(batches: list[Tensor]) -> No
 
 
 def test_the_encoder_has_two_sets_of_moments(batches: list[Tensor]) -> None:
-    engine = Engine(build_accelerator("no"), build_aae(), learning_rate=1e-3, seed=0)
+    engine = build_engine(build_aae())
     engine.step(batches[0], 0)
     assert isinstance(engine.variant, AAE)
     state = engine.optimizer.state[next(engine.variant.encoder.parameters())]
@@ -92,7 +98,7 @@ def test_the_encoder_has_two_sets_of_moments(batches: list[Tensor]) -> None:
 
 
 def test_a_step_reads_nothing_back_from_the_device(batches: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(build_accelerator("no"), build_aae(), learning_rate=1e-3, seed=0)
+    engine = build_engine(build_aae())
     engine.step(batches[0], 0)
 
     def forbidden(*_: Any) -> None:
@@ -126,7 +132,7 @@ def test_fp16_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_launchers_precision_must_be_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.raises(InputError, match="--mixed-precision bf16"):
+    with pytest.raises(InputError, match="--set mixed_precision=bf16"):
         build_accelerator("no")
 
 

@@ -36,18 +36,13 @@ def test_resumes_bit_identically(name: str, tmp_path: Path) -> None:
     for step, x in enumerate(batches):
         engine.step(x, step)
         if step == 4:
-            save_checkpoint(tmp_path, Progress(0, 5), engine.variant, engine.optimizer)
+            save_checkpoint(tmp_path, Progress(0, 5), engine)
     resumed, _ = prepare_small(name)
-    assert load_checkpoint(tmp_path, resumed.variant, resumed.optimizer) == Progress(0, 5)
+    assert load_checkpoint(tmp_path, resumed) == Progress(0, 5)
     for step in range(5, len(batches)):
         resumed.step(batches[step], step)
     expected, found = engine.variant.state_dict(), resumed.variant.state_dict()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
-
-
-def test_two_processes_train_every_variant_alike(tmp_path: Path) -> None:
-    stdout = finish(launch(None, 2, str(ROOT / "tests/harness/every_variant.py")))
-    assert stdout.split() == [word for name in VARIANTS for word in (name, "2")]
 
 
 def test_a_gan_is_recorded_as_having_no_posterior(tmp_path: Path) -> None:

@@ -13,18 +13,23 @@ import pytest
 from harness.record import RunFolder
 from tests.harness.test_train import ROOT, SHORT, only_folder, untimed, wait_for_epoch
 
-ACCELERATE = (
-    str(Path(sys.executable).with_name("accelerate")),
-    *("launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
-)
+ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
 ARGUMENTS = (*SHORT, "--variant", "equal_linear", "--epochs", "2")  # no BatchNorm in E and G
 
 
-def launch(out: Path | None, num_processes: int, *arguments: str, cwd: Path = ROOT) -> Any:
+def launch(
+    out: Path | None,
+    num_processes: int,
+    *arguments: str,
+    cwd: Path = ROOT,
+    launcher: tuple[str, ...] = ("--multi_gpu",),
+) -> Any:
     """As a user would, on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu ..."""
-    port = str(29500 + os.getpid() % 1000)
-    launcher = [*ACCELERATE, "--num_processes", str(num_processes), "--main_process_port", port]
-    command = [*(launcher if num_processes > 1 else [sys.executable]), *arguments]
+    options = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+    port = ("--main_process_port", str(29500 + os.getpid() % 1000))
+    accelerate = [ACCELERATE, "launch", *launcher, *options, *port, "--num_processes", str(num_processes)]
+    alone = num_processes == 1 and launcher == ("--multi_gpu",)
+    command = [*([sys.executable] if alone else accelerate), *arguments]
     return subprocess.Popen(
         [*command, *(() if out is None else ("--out", str(out)))],
         stdout=subprocess.PIPE,
@@ -39,6 +44,12 @@ def finish(process: Any) -> str:
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     return stdout
+
+
+def wait_until_not_running(folder: RunFolder) -> None:
+    deadline = time.monotonic() + 20
+    while folder.read_status()["state"] == "running" and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +96,7 @@ def test_a_signal_stops_all_processes_and_they_resume(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     folder = only_folder(tmp_path)
-    deadline = time.monotonic() + 20
-    while folder.read_status()["state"] == "running" and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until_not_running(folder)
     assert folder.read_status()["state"] == "queued"
     stopped_at = folder.read_status()["epoch"]
     assert 3 <= stopped_at < 12

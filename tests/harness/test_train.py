@@ -58,8 +58,9 @@ def untimed(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def final_weights(folder: RunFolder) -> dict[str, Any]:
-    newest = max(folder.checkpoints.glob("epoch-*"))
-    return load_file(newest / "model.safetensors") | load_file(newest / "optimizer.safetensors")
+    """The newest checkpoint's tensors, by file and name."""
+    files = sorted((folder.checkpoints / "latest").resolve().glob("*.safetensors"))
+    return {f"{file.name}/{key}": tensor for file in files for key, tensor in load_file(file).items()}
 
 
 def assert_same_run(first: RunFolder, second: RunFolder) -> None:

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.engine import Engine
 from harness.evaluation.classifier import load_classifier
-from harness.processes import build_accelerator
+from tests.engines import build_engine
 from variants import VARIANTS, AutoEncoder, Variant, build
 
 Z, B = 10, 16
@@ -37,10 +36,10 @@ def test_losses_are_finite_scalars(name: str, x: Tensor) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_phase_changes_what_it_updates_and_nothing_else(name: str, x: Tensor) -> None:
-    engine = Engine(build_accelerator("no"), build_default(name), learning_rate=1e-3, seed=0)
+    engine = build_engine(build_default(name))
     for phase_name, phase in engine.phases.items():
         before = {key: p.detach().clone() for key, p in engine.variant.named_parameters()}
-        engine._update(phase_name, phase, x)
+        engine._update(phase_name, phase, (x,))
         updated = {id(p) for module in phase.updates for p in module.parameters()}
         for key, parameter in engine.variant.named_parameters():
             changed = not torch.equal(before[key], parameter)

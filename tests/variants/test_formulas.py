@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
-from harness.engine import Engine
-from harness.processes import build_accelerator
+from tests.engines import build_engine
 from variants.aae import AAE
 from variants.equal_linear import EqualLinearAAE
 from variants.feature import Feature
@@ -108,7 +107,7 @@ class TestLatentMapping:
     def test_depth_zero_is_the_aae_to_the_bit(self, x: Tensor) -> None:
         results = []
         for cls, options in ((AAE, {}), (LatentMapping, {"depth": 0})):
-            engine = Engine(build_accelerator("no"), build_seeded(cls, **options), learning_rate=1e-3, seed=0)
+            engine = build_engine(build_seeded(cls, **options))
             losses = [engine.step(x, step) for step in range(3)]
             results.append((losses[-1], engine.variant.state_dict()))
         (aae_losses, aae), (mapped_losses, mapped) = results
@@ -125,7 +124,7 @@ class TestLatentMapping:
 
 class TestNIter:
     def test_the_discriminator_takes_n_adam_steps_a_batch(self, x: Tensor) -> None:
-        engine = Engine(build_accelerator("no"), build_seeded(NIter, n=4), learning_rate=1e-3, seed=0)
+        engine = build_engine(build_seeded(NIter, n=4))
         engine.step(x, 0)
         engine.step(x, 1)
         steps = {
@@ -168,13 +167,13 @@ class TestKLDLoss:
         torch.testing.assert_close(variant("adversary", x) - plain("adversary", x), 0.7 * kl)
 
     def test_its_gradient_reaches_the_encoder(self, x: Tensor) -> None:
-        engine = Engine(build_accelerator("no"), build_seeded(KLDLoss, weight=1e6), learning_rate=1e-2, seed=0)
+        engine = build_engine(build_seeded(KLDLoss, weight=1e6), learning_rate=1e-2)
         variant = engine.variant
         assert isinstance(variant, KLDLoss)
         before = gaussian_kl(*variant.encoder(x)).item()
         for step in range(20):
             engine.noise.start_step(step)
-            engine._update("adversary", engine.phases["adversary"], x)
+            engine._update("adversary", engine.phases["adversary"], (x,))
         assert gaussian_kl(*variant.encoder(x)).item() < before / 2
 
     def test_the_published_head_is_not_its_default(self) -> None:

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from harness.config import build_config
-from harness.engine import Engine
 from harness.evaluation.images import GeneratedImages
 from harness.posterior import compute_diagnostics, compute_posterior
-from harness.processes import build_accelerator
 from harness.samplers import build_prior
 from harness.seeding import GlobalNoise
 from harness.train import prepare
+from tests.engines import build_engine
 from variants import VARIANTS, build
 from variants.base import Variant
 from variants.losses import gaussian_kl, mmd
@@ -40,7 +39,7 @@ def rewind(variant: Variant) -> None:
 
 
 def train_steps(variant: Variant, x: Tensor, n: int = 3) -> dict[str, Tensor]:
-    engine = Engine(build_accelerator("no"), variant, learning_rate=1e-3, seed=0)
+    engine = build_engine(variant)
     for step in range(n):
         engine.step(x, step)
     return engine.variant.state_dict()

@@ -1,0 +1,41 @@
+"""The precision in which a run trains. What is measured stays in float32 and float64 whatever it is.
+
+Weights, gradients, moments, losses, posterior and scores are float32 or wider always. `bf16` and `fp16` cast inside the
+forward pass of a training step (torch.autocast), `tf32` lets its products of float32 matrices round their inputs. The
+context is entered here and not by Accelerate, which under DeepSpeed would cast the weights and BatchNorm's statistics
+themselves, and so make other numbers of the same run.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+from harness.errors import InputError
+
+Precision = Literal["no", "tf32", "bf16", "fp16"]
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def check_precision(precision: Precision) -> None:
+    """Raises: InputError for a precision that this machine does not have."""
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise InputError("mixed_precision = 'fp16' needs a GPU; on a CPU use 'bf16' or 'no'")
+    if precision == "tf32" and not (torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8):
+        raise InputError("mixed_precision = 'tf32' needs an NVIDIA GPU of 2020 or later (Ampere); here use 'no'")
+
+
+@contextmanager
+def computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
+    """What runs inside computes in this precision, and what runs after it in float32 again."""
+    _allow_tf32(precision == "tf32")
+    try:
+        with torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST):
+            yield
+    finally:
+        _allow_tf32(False)
+
+
+def _allow_tf32(allowed: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
