@@ -24,20 +24,22 @@ def draw_mask(n: int, width: int, keep: float) -> Tensor:
     return torch.empty(n, width).bernoulli_(keep)
 
 
-class Dropout(nn.Module):
+class Dropout(nn.Dropout):
     """Dropout (Srivastava et al. 2014) whose masks come from `draw_mask`.
 
     The trainer replaces it by draws that depend on the image's place in the global batch alone.
     """
 
     def __init__(self, p: float) -> None:
-        super().__init__()
-        self.keep = 1 - p
+        super().__init__(p)
         self.draw_mask = draw_mask
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(B, D) -> (B, D)."""
-        return h * (self.draw_mask(len(h), h.shape[1], self.keep).to(h.dtype) / self.keep) if self.training else h
+        if not self.training:
+            return input
+        mask = self.draw_mask(len(input), input.shape[1], 1 - self.p)
+        return input * (mask / (1 - self.p)).to(input.dtype)
 
 
 class EqualLinear(nn.Module):

@@ -28,6 +28,16 @@ ANOTHER = {
     "sweep": "another",
     "samplers": ["prior", "gaussian"],
     "sampling_seeds": 2,
+    "optimizer": "adamw",
+    "betas": [0.5, 0.999],
+    "weight_decay": 0.1,
+    "gradient_clipping": 1.0,
+    "gradient_accumulation": 2,
+    "ema_decay": 0.99,
+    "sync_batchnorm": True,
+    "compile": True,
+    "checkpoint_minutes": 1.0,
+    "keep_checkpoints": 3,
 }
 
 

@@ -57,7 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, RunFolder]:
     folders = {}
     for n in (1, 2, 4):
         out = tmp_path_factory.mktemp(f"processes{n}")
-        stdout = finish(launch(out, n, str(ROOT / "tests/harness/norm_free.py"), *ARGUMENTS))
+        stdout = finish(launch(out, n, "-m", "harness.train", *ARGUMENTS))
         folders[n] = only_folder(out)
         assert stdout.splitlines()[-1] == str(folders[n].path)
     return folders
