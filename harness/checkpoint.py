@@ -6,15 +6,18 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from harness.errors import InputError, unknown
 from harness.optimizer import PhasedAdam
 
 logger = logging.getLogger(__name__)
 KEPT = 2  # the newest, and one before it in case the newest is damaged
+Which = Literal["best", "latest"]
 
 
 @dataclass
@@ -94,3 +97,25 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def find_checkpoint(checkpoints: Path, which: Which) -> Path:
+    """The checkpoint that the link `best` or `latest` in a run's folder of checkpoints leads to.
+
+    A folder without these links was written by older code: both are then the newest checkpoint by name.
+    Raises: InputError if there is no such checkpoint.
+    """
+    if which not in get_args(Which):
+        raise InputError(unknown("checkpoint", which, get_args(Which)))
+    links = {name: checkpoints / name for name in get_args(Which) if (checkpoints / name).is_symlink()}
+    if which in links:
+        found = links[which].resolve()
+        if not found.is_dir():
+            raise InputError(f"{links[which]} leads to {found}, which is not there; try the other of best and latest")
+        return found
+    newest = next(iter(_newest_first(checkpoints)), None)
+    if newest is None:
+        raise InputError(f"{checkpoints} holds no checkpoint yet; the run saves one every `checkpoint_every` epochs")
+    if which == "best" and links:
+        raise InputError(f"no checkpoint in {checkpoints} has been evaluated yet; ask for the latest one")
+    return newest.resolve()

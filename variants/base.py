@@ -50,6 +50,14 @@ class Variant(nn.Module, ABC):
     def decode(self, z: Tensor) -> Tensor:
         """Codes (B, Z) to images (B, C, S, S) in [-1, 1]; on the sampling path z is drawn from the prior."""
 
+    def decoding_modules(self) -> tuple[nn.Module, ...]:
+        """The modules that `decode` runs through: what is averaged while training, and what an export keeps.
+
+        All of the variant's own modules but its encoder and discriminators, by name; override where that is not so.
+        """
+        names = (name for name, _ in self.named_children() if name != "encoder" and not name.endswith("discriminator"))
+        return tuple(self.get_submodule(name) for name in names)
+
     def forward(self, phase: str, x: Tensor) -> Tensor:
         """The loss of one phase on images (B, C, S, S): a float32 scalar."""
         return self.phases()[phase].loss(x)
