@@ -18,6 +18,16 @@ app.command(
     name="score",
     help="Score any images against any others, as JSON. Several GPUs: accelerate launch -m aaebench score ...",
 )
+app.command(
+    "harness.model_commands:export",
+    name="export",
+    help="""Write a trained model on its own: weights, configuration and a card, in one folder.
+
+    It holds all that encoding and decoding need and loads wherever aaebench is installed, in Python:
+
+    import harness; model = harness.load("FOLDER"); images = model.decode(model.sample_prior(64))
+    """,
+)
 app.command("results.commands:collect_command", name="collect", help="Collect run folders into tables.")
 app.command("results.commands:report_command", name="report", help="Write report.html, tables and figures.")
 app.command("results.compare:compare_command", name="compare", help="What changed between two collections.")

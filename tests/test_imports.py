@@ -31,6 +31,7 @@ def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
         "import harness.record",
         "import aaebench; aaebench.app(['collect', '--help'], result_action='return_value')",
         "import aaebench; aaebench.app(['run', '--help'], result_action='return_value')",
+        "import aaebench; aaebench.app(['export', '--help'], result_action='return_value')",
     ],
 )
 def test_help_and_collectors_start_without_torch(code: str) -> None:
