@@ -18,6 +18,26 @@ app.command(
     name="score",
     help="Score any images against any others, as JSON. Several GPUs: accelerate launch -m aaebench score ...",
 )
+app.command(
+    "harness.model_commands:export",
+    name="export",
+    help="""Write a trained model on its own: weights, configuration and a card, in one folder.
+
+    It holds all that encoding and decoding need and loads wherever aaebench is installed, in Python:
+
+    import harness; model = harness.load("FOLDER"); images = model.decode(model.sample_prior(64))
+    """,
+)
+app.command(
+    "harness.model_commands:sample",
+    name="sample",
+    help="""Draw images from a trained model: a folder of PNG files, and a picture of the first 64.
+
+    BatchNorm normalises as the run's protocol does when it scores; the first 64 of 10,000 images are those of -n 64.
+
+    To score them: aaebench score --real REAL --fake FOLDER
+    """,
+)
 app.command("results.commands:collect_command", name="collect", help="Collect run folders into tables.")
 app.command("results.commands:report_command", name="report", help="Write report.html, tables and figures.")
 app.command("results.compare:compare_command", name="compare", help="What changed between two collections.")

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -24,9 +24,10 @@ from torch import Tensor
 
 from harness.cache import hash_file
 from harness.engine import Engine
-from harness.errors import InputError, StorageError
+from harness.errors import InputError, StorageError, unknown
 
 logger = logging.getLogger(__name__)
+Which = Literal["best", "latest"]
 
 
 @dataclass
@@ -83,7 +84,7 @@ def load_checkpoint(folder: Path, engine: Engine) -> Progress:
     if path is None:
         return Progress()
     with engine.raising_together():
-        saved = json.loads((path / "progress.json").read_text())
+        saved = read_manifest(path)
         _check_sharing(path, saved, engine)
         averages = path / "ema.safetensors"
         engine.load_tensors(
@@ -95,6 +96,17 @@ def load_checkpoint(folder: Path, engine: Engine) -> Progress:
         if scaler is not None and saved.get("grad_scaler"):
             scaler.load_state_dict(saved["grad_scaler"])
     return Progress(saved["epoch"], saved["step"], saved["loss_sums"])
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What progress.json of one checkpoint says. Raises: OSError or ValueError unless its files are as written."""
+    saved = json.loads((path / "progress.json").read_text())
+    if not isinstance(saved, dict) or not {"epoch", "step", "loss_sums"} <= saved.keys():
+        raise ValueError("progress.json does not say how far the run was")
+    for name, digest in saved.get("sha256", {}).items():
+        if hash_file(path / name) != digest:
+            raise ValueError(f"{name} is not as it was written")
+    return saved
 
 
 @contextmanager
@@ -134,12 +146,8 @@ def _describe_sharing(engine: Engine) -> dict[str, int] | None:
 def _find_whole(folder: Path) -> Path | None:
     for path in _newest_first(folder):
         try:
-            saved = json.loads((path / "progress.json").read_text())
-            Progress(saved["epoch"], saved["step"], saved["loss_sums"])
-            for name, digest in saved.get("sha256", {}).items():
-                if hash_file(path / name) != digest:
-                    raise ValueError(f"{name} is not what was written")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            read_manifest(path)
+        except (OSError, ValueError) as error:
             logger.warning("checkpoint %s is damaged (%s): trying the one before it", path, error)
             continue
         return path
@@ -198,3 +206,25 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def find_checkpoint(checkpoints: Path, which: Which) -> Path:
+    """The checkpoint that the link `best` or `latest` in a run's folder of checkpoints leads to.
+
+    A folder without these links was written by older code: both are then the newest checkpoint by name.
+    Raises: InputError if there is no such checkpoint.
+    """
+    if which not in get_args(Which):
+        raise InputError(unknown("checkpoint", which, get_args(Which)))
+    links = {name: checkpoints / name for name in get_args(Which) if (checkpoints / name).is_symlink()}
+    if which in links:
+        found = links[which].resolve()
+        if not found.is_dir():
+            raise InputError(f"{links[which]} leads to {found}, which is not there; try the other of best and latest")
+        return found
+    newest = next(iter(_newest_first(checkpoints)), None)
+    if newest is None:
+        raise InputError(f"{checkpoints} holds no checkpoint yet; the run saves one every `checkpoint_every` epochs")
+    if which == "best" and links:
+        raise InputError(f"no checkpoint in {checkpoints} has been evaluated yet; ask for the latest one")
+    return newest.resolve()

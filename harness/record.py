@@ -108,11 +108,14 @@ class RunFolder:
 
 
 def find_run_folders(root: Path) -> Iterator[RunFolder]:
-    """Every run folder under `root`, at any depth, in order of path: whatever holds a run's file counts."""
+    """Every run folder under `root`, at any depth, in order of path: whatever holds a run's file counts.
+
+    An export, which keeps its run's configuration beside its weights, is none.
+    """
     files = ("config.json", "status.json", "records.jsonl")
     for folder, subfolders, names in os.walk(root):
         subfolders.sort()
-        if any(name in names for name in files):
+        if "model.safetensors" not in names and any(name in names for name in files):
             subfolders.clear()
             yield RunFolder(Path(folder))
 

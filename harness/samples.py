@@ -31,8 +31,14 @@ def save_samples(path: Path, variant: Variant, normalisation: Normalisation, see
 
 
 def build_grid(images: Tensor) -> np.ndarray:
-    """(64, C, S, S) uint8 to one picture (8 S, 8 S, 3), row by row; grey is repeated."""
-    _, channels, height, width = images.shape
-    tiles = images.expand(-1, 3, -1, -1) if channels == 1 else images
-    tiles = tiles.reshape(ROWS, COLUMNS, 3, height, width).permute(0, 3, 1, 4, 2)
-    return tiles.reshape(ROWS * height, COLUMNS * width, 3).numpy()
+    """(N, C, S, S) uint8 to one picture (R S, 8 S, 3) of R rows, row by row; grey is repeated, a last row filled up.
+
+    Fewer than eight images make one row of N.
+    """
+    n, _, height, width = images.shape
+    columns = min(n, COLUMNS)
+    rows = -(-n // columns)
+    tiles = images.new_zeros(rows * columns, 3, height, width)
+    tiles[:n] = images
+    tiles = tiles.reshape(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2)
+    return tiles.reshape(rows * height, columns * width, 3).numpy()

@@ -27,9 +27,11 @@ def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
     [
         "import aaebench; aaebench.app.help_print()",
         "import results.commands, results.figures, results.report, results.compare, results.analysis",
+        "import harness; harness.load",
         "import harness.record",
         "import aaebench; aaebench.app(['collect', '--help'], result_action='return_value')",
         "import aaebench; aaebench.app(['run', '--help'], result_action='return_value')",
+        "import aaebench; aaebench.app(['export', '--help'], result_action='return_value')",
     ],
 )
 def test_help_and_collectors_start_without_torch(code: str) -> None:

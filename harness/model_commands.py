@@ -1,0 +1,55 @@
+"""The commands for a trained model: `aaebench export`, `aaebench sample`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+
+def export(run: Path, /, *, out: Path | None = None, checkpoint: Literal["best", "latest"] = "best") -> None:
+    """Write a trained model on its own to one folder; prints that folder.
+
+    Parameters
+    ----------
+    run
+        A run folder, of a run that is done or under way.
+    out
+        The folder to write; an earlier export of the same run is replaced. [default: RUN_ID-export]
+    checkpoint
+        best: the one with the lowest FID among those that were evaluated; latest: the newest.
+    """
+    from harness.export import write_export  # noqa: PLC0415 (imports torch)
+
+    print(write_export(run, checkpoint, out))
+
+
+def sample(
+    run: Path,
+    /,
+    *,
+    n: Annotated[int, Parameter(("-n", "--n"))] = 64,
+    out: Path | None = None,
+    seed: int = 0,
+    checkpoint: Literal["best", "latest"] = "best",
+) -> None:
+    """Draw images from a trained model into a folder of PNG files, with a picture of the first 64 beside it.
+
+    Prints the folder, which holds nothing but images.
+
+    Parameters
+    ----------
+    run
+        A run folder or an export.
+    n
+        How many images.
+    out
+        The folder to write, and OUT.png; earlier samples of the same run are replaced. [default: RUN_ID-samples]
+    seed
+        Image i follows from the seed and i. With the run's own seed these are the images that its scores are of (in
+        whole batches: where the last batch of an evaluation was smaller, it was normalised by itself).
+    checkpoint
+        Of a run: best or latest. An export holds one.
+    """
+    from harness.drawing import write_images  # noqa: PLC0415 (imports torch)
+
+    print(write_images(run, n, seed, checkpoint, out))
