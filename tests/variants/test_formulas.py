@@ -16,9 +16,9 @@ from variants.equal_linear import EqualLinearAAE
 from variants.feature import Feature
 from variants.kld_loss import KLDLoss
 from variants.latent_mapping import LatentMapping
+from variants.layers import EqualLinear
 from variants.losses import gaussian_kl
 from variants.n_iter import NIter
-from variants.networks import EqualLinear
 
 SHAPE, Z, B = (3, 32, 32), 10, 32
 
