@@ -89,6 +89,29 @@ def test_published_architecture() -> None:
     assert [layer.p for layer in aae.modules() if isinstance(layer, nn.Dropout)] == [0.3] * 4
 
 
+def test_mlp_draws_its_layers_in_the_order_in_which_runs_of_the_past_did() -> None:
+    """Else the same seed would start, and the same run id stand for, another run."""
+    torch.manual_seed(7)
+    drawn = {
+        name: nn.Linear(*shape)
+        for name, shape in {
+            "encoder.body.1": (3072, 128),
+            "encoder.body.3": (128, 64),
+            "encoder.mu_head": (64, Z),
+            "encoder.sigma_head": (64, Z),
+            "decoder.body.0": (Z, 64),
+            "decoder.body.2": (64, 128),
+            "decoder.body.5": (128, 3072),
+            "discriminator.0": (Z, 64),
+        }.items()
+    }
+    torch.manual_seed(7)
+    found = AAE(SHAPE, Z, AAE.Options()).state_dict()
+    for name, layer in drawn.items():
+        assert torch.equal(found[f"{name}.weight"], layer.weight), name
+        assert torch.equal(found[f"{name}.bias"], layer.bias), name
+
+
 class TestLatentMapping:
     def test_the_mapping_lies_on_both_paths(self, x: Tensor) -> None:
         variant = build_seeded(LatentMapping)
