@@ -64,7 +64,7 @@ def run(
     config
         A YAML or JSON file of fields.
     set_
-        Any field, as KEY=VALUE: options.n=3, max_images=5000, eval_every=1, ... (repeatable)
+        Any field, as KEY=VALUE: options.n=3, architecture=conv, max_images=5000, eval_every=1, ... (repeatable)
     out
         The folder that holds run folders.
     """

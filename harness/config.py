@@ -27,7 +27,8 @@ from harness.errors import InputError, unknown
 from harness.evaluation.protocol import DefinitionLike, ExtractorName, load_named_definition
 from harness.precision import Precision
 from harness.record import ADDED_FIELDS
-from variants import VARIANTS, AutoEncoder, Variant, load_variant
+from variants import VARIANTS, Architecture, AutoEncoder, Variant, load_variant
+from variants.networks_conv import require_image_size
 
 # Fields that change no number (beyond the last digits, as other hardware does too): what the run is part of, how it is
 # compiled, when it saves, where a file lies (its content counts).
@@ -86,7 +87,9 @@ class RunConfig(BaseModel):
     variant: Annotated[str, AfterValidator(check_variant)] = "aae"
     options: dict[str, Any] = Field(default_factory=dict, description="The variant's own parameters")
     dataset: Annotated[str, AfterValidator(check_dataset_name)] = "digits"
-    image_size: int = Field(32, ge=8, le=128, description="Images are square; the mlp architecture takes 8 to 128 px")
+    image_size: int = Field(
+        32, ge=8, le=128, description="Images are square; the mlp architecture takes 8 to 128 px, conv 32 to 128"
+    )
     channels: Literal[1, 3] = Field(3, description="Grey images are repeated to 3 channels unless this is 1")
     max_images: int | None = Field(None, ge=2, description="Use only the first images of the training set")
     seed: int = Field(0, ge=0)
@@ -108,7 +111,7 @@ class RunConfig(BaseModel):
     )
     sync_batchnorm: bool = Field(False, description="BatchNorm over the batch of all GPUs, not over each one's share")
     latent_dim: int = Field(10, ge=1)
-    architecture: Literal["mlp"] = "mlp"
+    architecture: Architecture = Field("mlp", description="mlp, the paper's, or conv, DCGAN's, for 32 to 128 px")
     mixed_precision: Precision = "no"
     compile: bool = Field(False, description="torch.compile, and on a single GPU one CUDA graph a step")
     eval_every: int = Field(5, ge=1, description="Epochs between evaluations; the first and last state always are")
@@ -167,6 +170,13 @@ class RunConfig(BaseModel):
                 raise ValueError(f"options.{name} = {str(value).lower()} is a truth value, where none belongs")
         adapter = _build_adapter(load_variant(variant).Options)
         return adapter.dump_python(adapter.validate_python(options))
+
+    @field_validator("architecture", mode="after")
+    @classmethod
+    def _check_image_size(cls, architecture: Architecture, info: Any) -> Architecture:
+        if architecture == "conv" and "image_size" in info.data:
+            require_image_size(info.data["image_size"])
+        return architecture
 
     @field_validator("extractor_weights", mode="after")
     @classmethod

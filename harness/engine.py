@@ -23,7 +23,7 @@ from harness.precision import computing_in
 from harness.processes import Processes
 from harness.seeding import GlobalNoise, derive_seed
 from variants import Phase, Variant
-from variants.networks import Dropout
+from variants.layers import Dropout
 
 
 class Engine(Processes):

@@ -62,7 +62,8 @@ def prepare(config: RunConfig) -> tuple[Engine, TrainingSet, Evaluator]:
             f"set batch_size to {len(data)} or less"
         )
     set_seed(derive_seed(config.seed, "weights") % 2**32)
-    variant = build(config.variant, config.build_options(), data.image_shape, config.latent_dim)
+    options = config.build_options()
+    variant = build(config.variant, options, data.image_shape, config.latent_dim, config.architecture)
     if variant.needs_feature_network:
         variant.feature_network = load_feature_network(config, accelerator.device)
     engine = Engine(accelerator, variant, config)

@@ -123,8 +123,9 @@ def _read_export(path: Path, origin: Any) -> tuple[Weights, Origin]:
 def _build(config: dict[str, Any]) -> Variant:
     name, size = config["variant"], config["image_size"]
     options = load_variant(name).Options(**config["options"])
+    shape = (config["channels"], size, size)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        return build(name, options, (config["channels"], size, size), config["latent_dim"])
+        return build(name, options, shape, config["latent_dim"], config["architecture"])
 
 
 def _set_weights(variant: Variant, weights: Weights) -> None:

@@ -15,6 +15,7 @@ from variants.gan import GAN
 from variants.kld_loss import KLDLoss
 from variants.latent_mapping import LatentMapping
 from variants.n_iter import NIter
+from variants.networks import Architecture
 from variants.vae import VAE
 from variants.vae_gan import VAEGAN
 from variants.wae_mmd import WAEMMD
@@ -53,13 +54,19 @@ def load_variant(name: str) -> type[Variant]:
     return found
 
 
-def build(name: str, options: Variant.Options, image_shape: tuple[int, int, int], latent_dim: int) -> Variant:
+def build(
+    name: str,
+    options: Variant.Options,
+    image_shape: tuple[int, int, int],
+    latent_dim: int,
+    architecture: Architecture = "mlp",
+) -> Variant:
     """The variant called `name`, freshly initialised from torch's global random state.
 
     Args: options: an instance of the variant's Options; image_shape: (C, S, S).
-    Raises: as `load_variant`.
+    Raises: as `load_variant`; ValueError for an image that the architecture cannot take.
     """
-    return load_variant(name)(image_shape, latent_dim, options)
+    return load_variant(name)(image_shape, latent_dim, options, architecture)
 
 
-__all__ = ["VARIANTS", "AutoEncoder", "Phase", "Variant", "build", "load_variant"]
+__all__ = ["VARIANTS", "Architecture", "AutoEncoder", "Phase", "Variant", "build", "load_variant"]

@@ -1,6 +1,7 @@
 """The adversarial autoencoder (Makhzani et al. 2015; paper, section 3.1 and Fig. 1)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import l1_loss
@@ -24,9 +25,9 @@ class AAE(AutoEncoder):
             super().__post_init__()
             require_not_negative(sigma_penalty=self.sigma_penalty, kl_weight=self.kl_weight)
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
-        super().__init__(image_shape, latent_dim, options)
-        self.discriminator = Discriminator(latent_dim)
+    def build_networks(self, options: Any) -> None:
+        super().build_networks(options)
+        self.discriminator = Discriminator(self.latent_dim)
         self.remedies = Remedies(options.sigma_penalty, options.kl_weight, options.kl_direction)
 
     def phases(self) -> dict[str, Phase]:

@@ -4,11 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from variants.networks import Decoder, Encoder, Layer, Norm, SigmaHead
+from variants.layers import PLAIN, Layers
+from variants.networks import Architecture, Decoder, Encoder, SigmaHead
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,29 @@ class Variant(nn.Module, ABC):
     class Options:
         pass
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        latent_dim: int,
+        options: Options,
+        architecture: Architecture = "mlp",
+    ) -> None:
         super().__init__()
         self.image_shape = image_shape
         self.latent_dim = latent_dim
+        self.architecture: Architecture = architecture
         self.feature_network: Callable[[Tensor], Sequence[Tensor]] = _no_feature_network
         # The trainer replaces it by draws that depend on the image's place in the global batch alone.
         self.noise: Callable[[int, int], Tensor] = torch.randn
+        self.build_networks(options)
+
+    @abstractmethod
+    def build_networks(self, options: Any) -> None:
+        """Make the networks for `image_shape`, `latent_dim` and `architecture`; keep what the losses read of options.
+
+        Args: options: an instance of the class's own Options, which no common type describes.
+        Raises: ValueError for an image that the architecture cannot take.
+        """
 
     @abstractmethod
     def phases(self) -> dict[str, Phase]:
@@ -85,16 +103,16 @@ class AutoEncoder(Variant):
         def __post_init__(self) -> None:
             require_not_negative(sigma_floor=self.sigma_floor)
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
-        super().__init__(image_shape, latent_dim, options)
-        linear, norm = self.layers(options)
-        self.encoder = Encoder(image_shape, latent_dim, options.sigma, options.sigma_floor, linear, norm)
-        self.decoder = Decoder(image_shape, latent_dim, linear, norm)
-        self._shared: tuple[Tensor, Tensor, Tensor] | None = None
+    _shared: tuple[Tensor, Tensor, Tensor] | None = None  # an image batch, its mu and sigma
 
-    def layers(self, options: Options) -> tuple[Layer, Norm]:
-        """The fully connected and the normalisation layer that encoder and decoder are built of."""
-        return nn.Linear, nn.BatchNorm1d
+    def build_networks(self, options: Any) -> None:
+        shapes, layers = (self.image_shape, self.latent_dim), self.layers(options)
+        self.encoder = Encoder(*shapes, options.sigma, options.sigma_floor, layers, self.architecture)
+        self.decoder = Decoder(*shapes, layers, self.architecture)
+
+    def layers(self, options: Any) -> Layers:
+        """The layers that encoder and decoder are built of."""
+        return PLAIN
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """mu and sigma of q(z|x): (B, Z) each.

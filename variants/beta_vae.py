@@ -1,6 +1,7 @@
 """beta-VAE (Higgins et al. 2017; paper, section 4.2)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from variants.base import require_not_negative
 from variants.vae import VAE
@@ -17,6 +18,6 @@ class BetaVAE(VAE):
             super().__post_init__()
             require_not_negative(beta=self.beta)
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
-        super().__init__(image_shape, latent_dim, options)
+    def build_networks(self, options: Any) -> None:
+        super().build_networks(options)
         self.beta = options.beta

@@ -1,18 +1,19 @@
 """Any set of the paper's five ideas at once (paper, sections 7 and 9: its next steps)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from variants.aae import AAE
-from variants.base import AutoEncoder, require_not_negative
+from variants.base import require_not_negative
 from variants.feature import Feature
 from variants.kld_loss import KLDLoss
 from variants.latent_mapping import LatentMapping
+from variants.layers import EQUALISED, Layers
 from variants.losses import KLDirection
 from variants.n_iter import NIter
-from variants.networks import EqualLinear, Layer, Mapping, Norm, SigmaHead
+from variants.networks import Mapping, SigmaHead
 
 
 class Combined(LatentMapping, NIter, KLDLoss, Feature):
@@ -41,16 +42,15 @@ class Combined(LatentMapping, NIter, KLDLoss, Feature):
             if self.sigma == "auto":
                 object.__setattr__(self, "sigma", "exp" if self.kld_weight > 0 else "linear")
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
-        AAE.__init__(self, image_shape, latent_dim, options)
-        self.mapping = Mapping(latent_dim, options.depth)
+    def build_networks(self, options: Any) -> None:
+        AAE.build_networks(self, options)
+        self.mapping = Mapping(self.latent_dim, options.depth)
         self.n = options.n
         self.kld_weight, self.kld_direction = options.kld_weight, options.direction
         self.feature_weight = options.feature_weight
 
-    def layers(self, options: AutoEncoder.Options) -> tuple[Layer, Norm]:
-        assert isinstance(options, Combined.Options)
-        return (EqualLinear, nn.Identity) if options.equal_linear else super().layers(options)
+    def layers(self, options: Any) -> Layers:
+        return EQUALISED if options.equal_linear else super().layers(options)
 
     def reconstruction_loss(self, x: Tensor) -> Tensor:
         idea = Feature if self.feature_weight > 0 else AAE

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,8 +29,8 @@ class DFCVAE(VAE):
             super().__post_init__()
             require_not_negative(weight=self.weight)
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
-        super().__init__(image_shape, latent_dim, options)
+    def build_networks(self, options: Any) -> None:
+        super().build_networks(options)
         self.feature_weight = options.weight
 
     def reconstruction_error(self, x: Tensor) -> Tensor:

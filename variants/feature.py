@@ -1,6 +1,7 @@
 """feature-IAAE: a feature-wise error joins the pixel-wise one (paper, section 5.3 and Fig. 6)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
@@ -20,8 +21,8 @@ class Feature(AAE):
             super().__post_init__()
             require_not_negative(weight=self.weight)
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
-        super().__init__(image_shape, latent_dim, options)
+    def build_networks(self, options: Any) -> None:
+        super().build_networks(options)
         self.feature_weight = options.weight
 
     def reconstruction_loss(self, x: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """The generative adversarial network (Goodfellow et al. 2014; paper, sections 1 and 2): AAE's other parent."""
 
+from typing import Any
+
 from torch import Tensor
 
 from variants.base import Phase, Variant
@@ -10,10 +12,9 @@ from variants.networks import Decoder, ImageDiscriminator
 class GAN(Variant):
     """A generator as wide as the AAE's decoder against an image discriminator as wide as its encoder."""
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Variant.Options) -> None:
-        super().__init__(image_shape, latent_dim, options)
-        self.generator = Decoder(image_shape, latent_dim)
-        self.discriminator = ImageDiscriminator(image_shape)
+    def build_networks(self, options: Any) -> None:
+        self.generator = Decoder(self.image_shape, self.latent_dim, architecture=self.architecture)
+        self.discriminator = ImageDiscriminator(self.image_shape, self.architecture)
 
     def phases(self) -> dict[str, Phase]:
         return {

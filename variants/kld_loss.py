@@ -1,6 +1,7 @@
 """KLD-loss-IAAE: a KL term between posterior and prior joins the regularisation (paper, section 5.2)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -29,8 +30,8 @@ class KLDLoss(AAE):
             if self.kl_weight > 0:
                 raise ValueError("kl_weight would add a second KL term; kld_loss has its own: set weight and direction")
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
-        super().__init__(image_shape, latent_dim, options)
+    def build_networks(self, options: Any) -> None:
+        super().build_networks(options)
         self.kld_weight = options.weight
         self.kld_direction: KLDirection = options.direction
 

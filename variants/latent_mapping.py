@@ -1,6 +1,7 @@
 """latent-mapping-IAAE: a mapping network between the code and the decoder (paper, section 5.1 and Fig. 5)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -21,9 +22,9 @@ class LatentMapping(AAE):
             if self.depth < 0:
                 raise ValueError(f"depth is {self.depth}; it is a number of layers, 0 or more")
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
-        super().__init__(image_shape, latent_dim, options)
-        self.mapping = Mapping(latent_dim, options.depth)
+    def build_networks(self, options: Any) -> None:
+        super().build_networks(options)
+        self.mapping = Mapping(self.latent_dim, options.depth)
 
     def phases(self) -> dict[str, Phase]:
         updates = (self.encoder, self.mapping, self.decoder)

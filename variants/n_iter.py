@@ -1,6 +1,7 @@
 """n-iter-IAAE: the discriminator is updated n times per batch (paper, section 5.2)."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from variants.aae import AAE
 from variants.base import Phase
@@ -18,8 +19,8 @@ class NIter(AAE):
             if self.n < 1:
                 raise ValueError(f"n is {self.n}; it is a number of discriminator updates, 1 or more")
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
-        super().__init__(image_shape, latent_dim, options)
+    def build_networks(self, options: Any) -> None:
+        super().build_networks(options)
         self.n = options.n
 
     def phases(self) -> dict[str, Phase]:

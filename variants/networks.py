@@ -1,59 +1,31 @@
-"""The paper's networks: multilayer perceptrons over flattened images (widths: the authors' published procedure)."""
+"""The networks, in either architecture: their bodies are in networks_mlp (the paper's) and networks_conv (DCGAN's)."""
 
-from collections.abc import Callable
 from itertools import pairwise
-from math import prod
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from variants import networks_conv, networks_mlp
+from variants.layers import PLAIN, Dropout, Layers, leaky_relu
 
 SigmaHead = Literal["linear", "exp"]
-Layer = Callable[[int, int], nn.Module]
-Norm = Callable[[int], nn.Module]
+Architecture = Literal["mlp", "conv"]
 
 
-def leaky_relu() -> nn.Module:
-    # In place: the activations are large, and no layer before it needs its own output for the backward pass.
-    return nn.LeakyReLU(0.2, inplace=True)
+class Bodies(Protocol):
+    """What a module that describes an architecture offers; images are (B, C, S, S), image_shape is (C, S, S)."""
+
+    def build_encoder(self, image_shape: tuple[int, int, int], layers: Layers) -> tuple[nn.Sequential, int]: ...
+
+    def build_decoder(self, image_shape: tuple[int, int, int], latent_dim: int, layers: Layers) -> nn.Sequential: ...
+
+    def build_discriminator(
+        self, image_shape: tuple[int, int, int], layers: Layers
+    ) -> tuple[nn.Module, list[nn.Module], int]: ...
 
 
-def draw_mask(n: int, width: int, keep: float) -> Tensor:
-    """Ones with probability `keep`, else zeros, from torch's global random state: (n, width)."""
-    return torch.empty(n, width).bernoulli_(keep)
-
-
-class Dropout(nn.Dropout):
-    """Dropout (Srivastava et al. 2014) whose masks come from `draw_mask`.
-
-    The trainer replaces it by draws that depend on the image's place in the global batch alone.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__(p)
-        self.draw_mask = draw_mask
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, D) -> (B, D)."""
-        if not self.training:
-            return input
-        mask = self.draw_mask(len(input), input.shape[1], 1 - self.p)
-        return input * (mask / (1 - self.p)).to(input.dtype)
-
-
-class EqualLinear(nn.Module):
-    """y = x (gamma A)^T + gamma b with gamma = 1 / sqrt(D_in) and A drawn from N(0, 1) (paper, section 5.4)."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.gamma = in_features**-0.5
-        self.weight = nn.Parameter(torch.randn(out_features, in_features))
-        self.bias = nn.Parameter(torch.zeros(out_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D_in) -> (B, D_out)."""
-        return F.linear(x, self.gamma * self.weight, self.gamma * self.bias)
+BODIES: dict[Architecture, Bodies] = {"mlp": networks_mlp, "conv": networks_conv}
 
 
 class Encoder(nn.Module):
@@ -69,16 +41,14 @@ class Encoder(nn.Module):
         latent_dim: int,
         sigma: SigmaHead = "linear",
         sigma_floor: float = 0.0,
-        linear: Layer = nn.Linear,
-        norm: Norm = nn.BatchNorm1d,
+        layers: Layers = PLAIN,
+        architecture: Architecture = "mlp",
     ) -> None:
         super().__init__()
         self.sigma, self.sigma_floor = sigma, sigma_floor
-        self.body = nn.Sequential(
-            nn.Flatten(), linear(prod(image_shape), 128), leaky_relu(), linear(128, 64), norm(64), leaky_relu()
-        )
-        self.mu_head = linear(64, latent_dim)
-        self.sigma_head = linear(64, latent_dim)
+        self.body, n_features = BODIES[architecture].build_encoder(image_shape, layers)
+        self.mu_head = layers.linear(n_features, latent_dim)
+        self.sigma_head = layers.linear(n_features, latent_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, S, S) -> mu (B, Z), sigma (B, Z)."""
@@ -98,20 +68,11 @@ class Decoder(nn.Module):
         self,
         image_shape: tuple[int, int, int],
         latent_dim: int,
-        linear: Layer = nn.Linear,
-        norm: Norm = nn.BatchNorm1d,
+        layers: Layers = PLAIN,
+        architecture: Architecture = "mlp",
     ) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            linear(latent_dim, 64),
-            leaky_relu(),
-            linear(64, 128),
-            norm(128),
-            leaky_relu(),
-            linear(128, prod(image_shape)),
-            nn.Tanh(),
-            nn.Unflatten(1, image_shape),
-        )
+        self.body = BODIES[architecture].build_decoder(image_shape, latent_dim, layers)
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, Z) -> (B, C, S, S)."""
@@ -121,27 +82,28 @@ class Decoder(nn.Module):
 class ImageDiscriminator(nn.Module):
     """Dis: one logit for an image, high where it takes the image for a real one. As wide as the encoder.
 
-    Its hidden layers are the features Dis_l of VAE-GAN: l = 1 of 128, l = 2 of 64 activations.
+    Its hidden layers are the features Dis_l of VAE-GAN: in the mlp l = 1 of 128 and l = 2 of 64 activations; in conv a
+    map for each stage, l = 1 of 64 channels and half the image's side, l = 2 of 128 and a quarter.
     """
 
-    n_hidden = 2
+    n_feature_layers = 2  # that every architecture has
 
-    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], architecture: Architecture = "mlp") -> None:
         super().__init__()
-        widths = [prod(image_shape), 128, 64]
-        self.hidden = nn.ModuleList(nn.Sequential(nn.Linear(*pair), leaky_relu()) for pair in pairwise(widths))
-        self.head = nn.Linear(64, 1)
+        self.entry, hidden, n_features = BODIES[architecture].build_discriminator(image_shape, PLAIN)
+        self.hidden = nn.ModuleList(hidden)
+        self.head = nn.Linear(n_features, 1)
 
     def features(self, x: Tensor, layer: int) -> Tensor:
-        """The activations of hidden layer 1 or 2 for images (B, C, S, S): (B, 128) or (B, 64)."""
-        h = x.flatten(1)
+        """The activations of hidden layer 1, 2, ... for images (B, C, S, S): (B, D), or maps (B, C', S', S')."""
+        h = self.entry(x)
         for hidden in self.hidden[:layer]:
             h = hidden(h)
         return h
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, S) -> (B, 1)."""
-        return self.head(self.features(x, self.n_hidden))
+        return self.head(self.features(x, len(self.hidden)).flatten(1))
 
 
 class Discriminator(nn.Sequential):

@@ -1,6 +1,7 @@
 """VAE-GAN (Larsen et al. 2016; paper, section 4.1 and Fig. 3)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -26,12 +27,12 @@ class VAEGAN(AutoEncoder):
         def __post_init__(self) -> None:
             super().__post_init__()
             require_not_negative(gamma=self.gamma)
-            if not 1 <= self.layer <= ImageDiscriminator.n_hidden:
+            if not 1 <= self.layer <= ImageDiscriminator.n_feature_layers:
                 raise ValueError(f"layer is {self.layer}; the discriminator's hidden layers are 1 and 2")
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
-        super().__init__(image_shape, latent_dim, options)
-        self.discriminator = ImageDiscriminator(image_shape)
+    def build_networks(self, options: Any) -> None:
+        super().build_networks(options)
+        self.discriminator = ImageDiscriminator(self.image_shape, self.architecture)
         self.layer, self.gamma = options.layer, options.gamma
 
     def phases(self) -> dict[str, Phase]:
@@ -62,4 +63,4 @@ class VAEGAN(AutoEncoder):
     def feature_error(self, x_hat: Tensor, x: Tensor) -> Tensor:
         """-log N(Dis_l(x); Dis_l(x_hat), I) summed over features, averaged over B, in nats up to a constant."""
         real, fake = (self.discriminator.features(images, self.layer).float() for images in (x, x_hat))
-        return (fake - real).square().sum(dim=1).mean() / 2
+        return (fake - real).square().flatten(1).sum(dim=1).mean() / 2

@@ -1,6 +1,7 @@
 """WAE-MMD (Tolstikhin et al. 2018): an AAE whose adversary is a kernel instead of a discriminator."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import l1_loss
@@ -20,8 +21,8 @@ class WAEMMD(AutoEncoder):
             super().__post_init__()
             require_not_negative(weight=self.weight)
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, options: Options) -> None:
-        super().__init__(image_shape, latent_dim, options)
+    def build_networks(self, options: Any) -> None:
+        super().build_networks(options)
         self.weight = options.weight
 
     def phases(self) -> dict[str, Phase]:

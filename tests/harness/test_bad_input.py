@@ -23,6 +23,7 @@ class TestBadInput:
             (("--set", "options.n=3"), "unknown option of aae 'n'; valid: kl_direction"),
             (("--set", "preset=dem"), "unknown preset 'dem'; did you mean demo?"),
             (("--image-size", "500"), "takes 8 to 128 px"),
+            (("--set", "architecture=conv", "--image-size", "50"), "halves the side to 4 to 7 px: it takes 32, 40"),
             (("--batch-size", "1000"), "batch_size = 1000 is more than the 320 images"),
             (("--extractor", "inception"), "aaebench stage --inception"),
             (("--mixed-precision", "fp16"), "needs a GPU"),

@@ -15,7 +15,7 @@ from harness.processes import build_accelerator
 from harness.seeding import GlobalNoise
 from tests.engines import build_engine
 from variants.aae import AAE
-from variants.networks import Dropout
+from variants.layers import Dropout
 
 SHAPE, Z, B = (3, 32, 32), 10, 32
 CPU = torch.device("cpu")

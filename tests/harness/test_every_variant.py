@@ -24,20 +24,35 @@ from tests.harness.test_train import only_folder, run
 from variants import VARIANTS
 
 
-def prepare_small(name: str) -> Any:
-    fields = {"dataset": "digits", "extractor": "domain", "variant": name, "batch_size": 32, "max_images": 320}
-    engine, data, _ = prepare(build_config(fields))
-    return engine, [data.batch(indices, engine.device) for indices in data.epoch(0, 0, 32, 0, 1)]
+def prepare_small(fields: dict[str, Any]) -> Any:
+    config = build_config(
+        {"dataset": "digits", "extractor": "domain", "max_images": 10 * fields["batch_size"], **fields}
+    )
+    engine, data, _ = prepare(config)
+    batches = data.epoch(0, 0, config.batch_size, 0, 1)
+    return engine, [data.batch(indices, engine.device) for indices in batches]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_resumes_bit_identically(name: str, tmp_path: Path) -> None:
-    engine, batches = prepare_small(name)
+# Maps with BatchNorm, in grey; an image discriminator beside them; equalised ones.
+CONV = [
+    {"variant": "aae", "architecture": "conv", "batch_size": 8, "channels": 1},
+    {"variant": "vae_gan", "architecture": "conv", "batch_size": 8},
+    {"variant": "combined", "architecture": "conv", "batch_size": 8, "options.equal_linear": True},
+]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [*({"variant": name, "batch_size": 32} for name in VARIANTS), *CONV],
+    ids=lambda fields: f"{fields['variant']}-{fields.get('architecture', 'mlp')}",
+)
+def test_resumes_bit_identically(fields: dict[str, Any], tmp_path: Path) -> None:
+    engine, batches = prepare_small(fields)
     for step, x in enumerate(batches):
         engine.step(x, step)
         if step == 4:
             save_checkpoint(tmp_path, Progress(0, 5), engine)
-    resumed, _ = prepare_small(name)
+    resumed, _ = prepare_small(fields)
     assert load_checkpoint(tmp_path, resumed) == Progress(0, 5)
     for step in range(5, len(batches)):
         resumed.step(batches[step], step)

@@ -28,8 +28,8 @@ from variants.aae import AAE
 class Refined(AAE):
     """The AAE with a network after its decoder, and a number of its own."""
 
-    def __init__(self, image_shape, latent_dim, options):
-        super().__init__(image_shape, latent_dim, options)
+    def build_networks(self, options):
+        super().build_networks(options)
         self.refiner = nn.Conv2d(3, 3, 3, padding=1)
         self.scale = nn.Parameter(torch.randn(()))
 

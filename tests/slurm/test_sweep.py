@@ -78,6 +78,10 @@ def test_the_demo_is_the_papers_six_variants_with_two_seeds() -> None:
         ("grid: {seed: [0]}\nfixed: [1]", "fixed must map fields"),
         ("grid: {1: [0]}", "grid must map each field"),
         ("grid: {variant: [aae, [b]]}", "variant = ['b']"),
+        (
+            "grid: {architecture: [mlp, conv], image_size: [28, 32]}",
+            "image_size = 28 does not suit architecture = conv",
+        ),
     ],
 )
 def test_bad_sweeps_are_explained(tmp_path: Path, text: str, message: str) -> None:

@@ -15,9 +15,9 @@ from variants.equal_linear import EqualLinearAAE
 from variants.feature import Feature
 from variants.kld_loss import KLDLoss
 from variants.latent_mapping import LatentMapping
+from variants.layers import EqualLinear
 from variants.losses import gaussian_kl
 from variants.n_iter import NIter
-from variants.networks import EqualLinear
 
 SHAPE, Z, B = (3, 32, 32), 10, 32
 
@@ -86,6 +86,29 @@ def test_published_architecture() -> None:
     norms = [layer.num_features for layer in aae.modules() if isinstance(layer, nn.BatchNorm1d)]
     assert norms == [64, 128]
     assert [layer.p for layer in aae.modules() if isinstance(layer, nn.Dropout)] == [0.3] * 4
+
+
+def test_mlp_draws_its_layers_in_the_order_in_which_runs_of_the_past_did() -> None:
+    """Else the same seed would start, and the same run id stand for, another run."""
+    torch.manual_seed(7)
+    drawn = {
+        name: nn.Linear(*shape)
+        for name, shape in {
+            "encoder.body.1": (3072, 128),
+            "encoder.body.3": (128, 64),
+            "encoder.mu_head": (64, Z),
+            "encoder.sigma_head": (64, Z),
+            "decoder.body.0": (Z, 64),
+            "decoder.body.2": (64, 128),
+            "decoder.body.5": (128, 3072),
+            "discriminator.0": (Z, 64),
+        }.items()
+    }
+    torch.manual_seed(7)
+    found = AAE(SHAPE, Z, AAE.Options()).state_dict()
+    for name, layer in drawn.items():
+        assert torch.equal(found[f"{name}.weight"], layer.weight), name
+        assert torch.equal(found[f"{name}.bias"], layer.bias), name
 
 
 class TestLatentMapping:
