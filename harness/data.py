@@ -91,8 +91,13 @@ class TrainingSet:
         return TrainingSet(self.name, resident, self.labels, self.channels, self.sha256)
 
     def batch(self, indices: Tensor, device: torch.device) -> Tensor:
-        """Images (B, C, S, S) in [-1, 1], float32, on the device."""
-        pixels = self.images[indices.to(self.images.device)].to(device, non_blocking=True)
+        """Images (B, C, S, S) in [-1, 1], float32, on the device: of grey ones a single channel is brought there."""
+        if self.images.device == device or device.type != "cuda":
+            pixels = self.images[indices].to(device)
+        else:  # from page-locked memory, so that the copy runs beside the step before
+            shape = (len(indices), *self.images.shape[1:])
+            staged = torch.empty(shape, dtype=self.images.dtype, pin_memory=True)
+            pixels = torch.index_select(self.images, 0, indices, out=staged).to(device, non_blocking=True)
         x = pixels.to(torch.float32).div_(127.5).sub_(1)
         return x if x.shape[1] == self.channels else x.expand(-1, self.channels, -1, -1).contiguous()
 
@@ -103,11 +108,12 @@ class TrainingSet:
     def epoch(
         self, seed: int, epoch: int, batch_size: int, rank: int, num_processes: int, start: int = 0
     ) -> Iterator[Tensor]:
-        """Indices (B / num_processes,) of this rank's share of each global batch, from step `start` on.
+        """Indices (B / num_processes,) of this rank's share of each global batch, from step `start` on; they lie where
+        the images do.
 
         The global batches follow from (seed, epoch) alone: they are the same whatever the number of processes.
         """
-        order = compute_permutation(len(self), seed, epoch)
+        order = compute_permutation(len(self), seed, epoch).to(self.images.device)
         share = batch_size // num_processes
         for step in range(start, self.steps_per_epoch(batch_size)):
             first = step * batch_size + rank * share

@@ -60,6 +60,13 @@ def check_launch(
             "launch with ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N --num_machines 1, "
             "without --cpu, or unset MASTER_PORT if one process is what you want"
         )
+    n = int(environment.get("WORLD_SIZE", "1"))
+    if n > 1 and not {"RANK", "LOCAL_RANK"} <= environment.keys():
+        raise InputError(
+            f"WORLD_SIZE = {n} says that this is one of {n} processes, without RANK and LOCAL_RANK to say which: each "
+            f"would train alone; launch with accelerate launch --multi_gpu --num_processes {n} (on CPUs, "
+            "ACCELERATE_USE_CPU=true before it) or torchrun, or unset WORLD_SIZE"
+        )
     local = int(environment.get("LOCAL_WORLD_SIZE", "1"))
     visible = n_gpus * local if _sees_only_its_own_gpu() else n_gpus
     if n_gpus and local > visible:

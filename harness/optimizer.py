@@ -26,11 +26,9 @@ class PhasedAdam(torch.optim.Optimizer):
         Adam (Kingma & Ba 2015).
     """
 
-    # A GradScaler then hands over its scale and whether gradients overflowed as tensors, `grad_scale` and `found_inf`,
-    # which the fused kernel reads on the device; otherwise it would wait for the device in every phase.
+    # A GradScaler then sets `grad_scale` and `found_inf` for the time of a step: tensors, which the fused kernel reads
+    # on the device; otherwise it would wait for the device in every phase.
     _step_supports_amp_scaling = True
-    grad_scale: Tensor | None = None
-    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -74,8 +72,8 @@ class PhasedAdam(torch.optim.Optimizer):
                 [],
                 [state[f"{self.phase}/step"] for state in states],
                 fused=True,
-                grad_scale=self.grad_scale,
-                found_inf=self.found_inf,
+                grad_scale=getattr(self, "grad_scale", None),
+                found_inf=getattr(self, "found_inf", None),
                 amsgrad=False,
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],

@@ -47,7 +47,7 @@ class Cluster:
         self.base = Path(tempfile.mkdtemp(prefix="aaebench-slurm-"))  # short: a socket's path has at most 107 letters
         self.base.chmod(0o755)
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
-        self.ports = _free_ports(len(NODES) + 2)
+        self.ports = free_ports(len(NODES) + 2)
         self.environment = os.environ | {
             "PATH": f"{os.environ['PATH']}:{SBIN}",
             "SLURM_CONF": str(self.base / "slurm.conf"),
@@ -216,7 +216,7 @@ StorageLoc=slurm_acct_db
 MUNGE = (("key", "munge.key"), ("pid", "munged.pid"), ("log", "log/munged.log"), ("seed", "munge.seed"))
 
 
-def _free_ports(n: int) -> list[int]:
+def free_ports(n: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
