@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import harness
 from harness import trained as trained_module
@@ -104,19 +104,15 @@ class TestExport:
         assert "FID" not in card
 
     def test_takes_averages_of_the_weights_where_there_are_some(self, here: Path) -> None:
-        folder, _ = train_briefly(here / "runs")
-        (checkpoint,) = folder.checkpoints.iterdir()
-        averages = {
-            name: torch.full_like(tensor, 0.01)
-            for name, tensor in load_file(checkpoint / "model.safetensors").items()
-            if name.startswith("decoder.") and name.endswith((".weight", ".bias"))
-        }
-        save_file(averages, checkpoint / "ema.safetensors")
+        folder, evaluator = train_briefly(here / "runs", ema_decay=0.9)
+        averages = load_file(folder.checkpoints / "latest" / "ema.safetensors")
         exported = write_export(folder.path, "best")
         for source in (folder.path, exported):
             found = harness.load(source).state_dict()
             assert all(torch.equal(found[name], tensor) for name, tensor in averages.items())
-            assert not (found["encoder.mu_head.weight"] == 0.01).any()
+            assert not torch.equal(
+                found["decoder.body.0.weight"], evaluator.engine.variant.get_parameter("decoder.body.0.weight")
+            )
         assert "exponential moving averages" in (exported / "README.md").read_text()
 
     def test_is_no_run_for_collectors(self, finished_run: Path, here: Path) -> None:
@@ -173,12 +169,13 @@ class TestWhichCheckpoint:
         self, here: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder, evaluator = train_briefly(here / "runs")
-        (first,) = folder.checkpoints.iterdir()
+        first = (folder.checkpoints / "latest").resolve()
         read = trained_module._read_checkpoint
 
         def replace_and_read(checkpoint: Path, run_id: str) -> Any:
             if checkpoint == first:
-                first.rename(first.with_name("epoch-000001-step-000000"))
+                (folder.checkpoints / "latest").unlink()
+                (folder.checkpoints / "latest").symlink_to(first.rename(first.with_name("epoch-000001-step-000000")))
             return read(checkpoint, run_id)
 
         monkeypatch.setattr(trained_module, "_read_checkpoint", replace_and_read)

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,26 +24,21 @@ from tests.harness.trained import command, listing, train_briefly
 
 
 def remove_checkpoints(folder: Path) -> None:
-    for file in (folder / "checkpoints").rglob("*"):
-        if file.is_file():
-            file.unlink()
-    for checkpoint in (folder / "checkpoints").iterdir():
-        checkpoint.rmdir()
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "checkpoints").mkdir()
 
 
 def cut_weights(folder: Path) -> None:
-    (weights,) = folder.glob("checkpoints/*/model.safetensors")
+    weights = folder / "checkpoints/latest/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
 
 
 def remove_progress(folder: Path) -> None:
-    (progress,) = folder.glob("checkpoints/*/progress.json")
-    progress.unlink()
+    (folder / "checkpoints/latest/progress.json").unlink()
 
 
-def add_latest(folder: Path) -> None:
-    (checkpoint,) = (folder / "checkpoints").iterdir()
-    (folder / "checkpoints" / "latest").symlink_to(checkpoint.name)
+def remove_best(folder: Path) -> None:
+    (folder / "checkpoints/best").unlink()
 
 
 def edit_config(**fields: Any) -> Callable[[Path], None]:
@@ -61,7 +57,7 @@ class TestErrors:
             (remove_checkpoints, "holds no checkpoint yet"),
             (cut_weights, "is damaged"),
             (remove_progress, "is damaged"),
-            (add_latest, "ask for the latest one"),
+            (remove_best, "ask for the latest one"),
             (lambda folder: (folder / "config.json").write_text("{"), "cannot read the configuration"),
             (lambda folder: (folder / "config.json").unlink(), "is no run folder and no export"),
             (edit_config(latent_dim=11), "do not fit its configuration"),

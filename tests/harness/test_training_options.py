@@ -19,6 +19,7 @@ from variants import VARIANTS
 from variants.aae import AAE
 
 B = 32
+FUSED: Any = {"lr": 1e-3, "fused": True}
 
 
 @pytest.fixture
@@ -150,10 +151,10 @@ class TestMovingAverages:
     [
         (
             {"optimizer": "adamw", "weight_decay": 0.1},
-            lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.1, fused=True),
+            lambda p: torch.optim.AdamW(p, **FUSED, weight_decay=0.1),
         ),
-        ({"weight_decay": 0.1}, lambda p: torch.optim.Adam(p, lr=1e-3, weight_decay=0.1, fused=True)),
-        ({"betas": [0.5, 0.99]}, lambda p: torch.optim.Adam(p, lr=1e-3, betas=(0.5, 0.99), fused=True)),
+        ({"weight_decay": 0.1}, lambda p: torch.optim.Adam(p, **FUSED, weight_decay=0.1)),
+        ({"betas": [0.5, 0.99]}, lambda p: torch.optim.Adam(p, **FUSED, betas=(0.5, 0.99))),
     ],
 )
 def test_optimisers_are_pytorchs(

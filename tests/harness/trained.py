@@ -29,7 +29,7 @@ def train_briefly(out: Path, **fields: Any) -> tuple[RunFolder, Evaluator]:
         engine.step(data.batch(indices, engine.device), step)
     folder = RunFolder(out / config.run_id)
     folder.create(config.model_dump(mode="json"))
-    save_checkpoint(folder.checkpoints, Progress(0, 3), engine)
+    save_checkpoint(folder.checkpoints, Progress(0, 3), engine, best=True)
     return folder, evaluator
 
 
