@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import l1_loss
 
 from variants.base import AutoEncoder, Phase, require_not_negative
-from variants.losses import KLDirection, fake_loss, real_loss
+from variants.losses import KLDirection, fake_loss, mean_absolute_error, real_loss
 from variants.networks import Discriminator
 from variants.remedies import Remedies
 
@@ -39,7 +38,7 @@ class AAE(AutoEncoder):
 
     def reconstruction_loss(self, x: Tensor) -> Tensor:
         """E |G(E(x)) - x|, the mean over images, channels and pixels."""
-        return l1_loss(self.decode(self.encode(x)).float(), x)
+        return mean_absolute_error(self.decode(self.encode(x)), x)
 
     def discriminator_loss(self, x: Tensor) -> Tensor:
         """-E[log D(z_prior)] - E[log(1 - D(z))]: the prior is real, the posterior is fake (paper, section 5.2)."""

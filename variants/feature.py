@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import l1_loss, mse_loss
+from torch.nn.functional import mse_loss
 
 from variants.aae import AAE
 from variants.base import require_not_negative
+from variants.losses import mean_absolute_error
 
 
 class Feature(AAE):
@@ -29,4 +30,4 @@ class Feature(AAE):
         x_hat = self.decode(self.encode(x))
         mu, _ = self.posterior(x)
         mu_hat, _ = self.encoder(x_hat)
-        return l1_loss(x_hat.float(), x) + self.feature_weight * mse_loss(mu_hat.float(), mu.float())
+        return mean_absolute_error(x_hat, x) + self.feature_weight * mse_loss(mu_hat.float(), mu.float())

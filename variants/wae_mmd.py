@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import l1_loss
 
 from variants.base import AutoEncoder, Phase, require_not_negative
-from variants.losses import mmd
+from variants.losses import mean_absolute_error, mmd
 
 
 class WAEMMD(AutoEncoder):
@@ -30,4 +29,4 @@ class WAEMMD(AutoEncoder):
 
     def wasserstein_loss(self, x: Tensor) -> Tensor:
         z = self.encode(x)
-        return l1_loss(self.decode(z).float(), x) + self.weight * mmd(z, self.sample_prior(len(x)))
+        return mean_absolute_error(self.decode(z), x) + self.weight * mmd(z, self.sample_prior(len(x)))
