@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,18 +87,16 @@ class PublishedDataset(Dataset[Tensor]):
         return torch.as_tensor(self.transform(self.open_image(index)))
 
 
-def benchmark_config(variant: str) -> RunConfig:
-    fields = {"variant": variant, "dataset": "fashion_mnist", "max_images": N_IMAGES, "extractor": "domain"}
-    return build_config(fields)
+def benchmark_config(variant: str, **fields: Any) -> RunConfig:
+    given = {"variant": variant, "dataset": "fashion_mnist", "max_images": N_IMAGES, "extractor": "domain"}
+    return build_config(given | fields)
 
 
-def harness_step(variant: str = "aae") -> Callable[[int], None]:
+def harness_step(variant: str = "aae", **fields: Any) -> Callable[[int], None]:
     """One step on real images, the batch taken from the resident data included."""
-    config = build_config(
-        {"variant": variant, "dataset": "fashion_mnist", "max_images": N_IMAGES, "extractor": "domain"}
-    )
+    config = benchmark_config(variant, **fields)
     engine, data, _ = prepare(config)
-    batches = list(data.epoch(0, 0, BATCH_SIZE, rank=0, num_processes=1))
+    batches = list(data.epoch(0, 0, config.batch_size, rank=0, num_processes=1))
 
     def step(number: int) -> None:
         engine.step(data.batch(batches[number % len(batches)], engine.device), number)
@@ -118,13 +117,51 @@ def measure_in_turns(first: Callable[[int], None], second: Callable[[int], None]
     return median(ratios[4:])
 
 
-def test_a_step_costs_no_more_than_the_bare_loop() -> None:
+def test_a_step_is_cheaper_than_the_naive_loop() -> None:
+    """Phases 2 and 3 share the encoder's forward pass, Adam is fused, the pixels' error is passed over less often."""
     resident = torch.rand(N_IMAGES, *SHAPE) * 2 - 1
     bare = BareLoop()
     order = torch.randperm(N_IMAGES).split(BATCH_SIZE)
     ratio = measure_in_turns(harness_step(), lambda number: bare.step(resident[order[number % len(order)]]))
     print(f"\nharness step / bare loop step: {ratio:.3f}")
-    assert ratio <= 1.05
+    assert ratio <= 0.92
+
+
+class SeparateAdams:
+    """A variant's phases as the engine runs them, each with a fused Adam of its own."""
+
+    def __init__(self, variant: str) -> None:
+        self.variant = prepare(benchmark_config(variant))[0].variant
+        self.phases = self.variant.phases()
+        self.updates = {name: [p for m in phase.updates for p in m.parameters()] for name, phase in self.phases.items()}
+        self.adams = {name: torch.optim.Adam(ps, lr=1e-4, fused=True) for name, ps in self.updates.items()}
+
+    def step(self, x: Tensor) -> None:
+        for name, phase in self.phases.items():
+            self.variant.requires_grad_(False)
+            for parameter in self.updates[name]:
+                parameter.requires_grad_(True)
+                parameter.grad = None
+            self.variant(name, x).backward()
+            self.adams[name].step()
+            self.variant.after_update(phase.updates)
+
+
+def test_one_optimiser_for_all_phases_costs_no_more_than_separate_ones() -> None:
+    """Why plain training has no path of its own: see harness/optimizer.py."""
+    separate, (engine, data, _) = SeparateAdams("aae"), prepare(benchmark_config("aae"))
+    batches = [data.batch(indices, engine.device) for indices in data.epoch(0, 0, BATCH_SIZE, 0, 1)]
+    ratio = measure_in_turns(
+        lambda number: void(engine.step(batches[number % len(batches)], number)),
+        lambda number: separate.step(batches[number % len(batches)]),
+        turns=60,
+    )
+    print(f"\none phased Adam / separate fused Adams: {ratio:.3f}")
+    assert ratio <= 1.03
+
+
+def void(_: object) -> None:
+    """Of a function whose value nobody needs."""
 
 
 class BarePhases:
@@ -158,7 +195,7 @@ def test_no_variants_step_costs_more_than_a_bare_loop_of_its_equations(variant: 
     step = harness_step(variant)
     ratio = measure_in_turns(step, lambda number: bare.step(resident[order[number % len(order)]]), turns=24)
     print(f"\n{variant}: harness step / bare loop step: {ratio:.3f}")
-    assert ratio <= 1.05
+    assert ratio <= 1.03
 
 
 def published_over_harness(dataset: PublishedDataset) -> float:

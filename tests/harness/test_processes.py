@@ -23,6 +23,7 @@ def launch(
     *arguments: str,
     cwd: Path = ROOT,
     launcher: tuple[str, ...] = ("--multi_gpu",),
+    threads: int = 1,
 ) -> Any:
     """As a user would, on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu ..."""
     options = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
@@ -36,7 +37,7 @@ def launch(
         stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)},
     )
 
 
