@@ -1,4 +1,4 @@
-"""What each training option costs on a CPU: a step with it over a step without, in turns. Those that do not pay are off."""
+"""What each training option costs on a CPU: a step with it over one without, in turns. What does not pay is off."""
 
 import pytest
 import torch
