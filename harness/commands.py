@@ -52,7 +52,7 @@ def run(
     learning_rate
         Adam's, in every phase. [default: 1e-4]
     mixed_precision
-        no, bf16 or fp16. [default: no]
+        no, tf32, bf16 or fp16. [default: no]
     protocol
         How scores are taken: paper (decoder with batch statistics), clean (running statistics), published (as paper,
         in torchvision's features), or a YAML file. [default: paper]
