@@ -123,7 +123,7 @@ def check_launcher() -> Iterator[Finding]:
     if counted and int(counted[0]) == wanted:
         yield Finding("ok", "accelerate", f"{file} starts {wanted} processes")
     else:
-        got = f"one that trains as {counted[0]}" if counted else "none that trains"
+        got = f"{counted[0]} that train together" if counted else "fewer, with which no run starts"
         kind = content.get("distributed_type")
         what = f"{file} (distributed_type {kind}) asks for {wanted} processes and starts {got}"
         remedy = f"remove the file and launch with: accelerate launch --multi_gpu --num_processes {wanted}"

@@ -63,7 +63,7 @@ def test_a_launcher_that_starts_one_process_in_silence_is_found(
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     problem, warning = (Finding(**finding) for finding in json.loads(printed))
     assert problem.level == "problem"
-    assert "asks for 2 processes and starts one that trains as 1" in problem.what
+    assert "asks for 2 processes and starts fewer, with which no run starts" in problem.what
     assert "ACCELERATE_USE_CPU=true" in problem.remedy
     assert "mixed_precision bf16" in warning.what
 
