@@ -22,7 +22,7 @@ from results.statistics import compute_half_width, split_variance
 
 # Runs that differ in any of these are different cells; among them the protocol id, so protocols are never mixed.
 CELL = ["variant", "options", "dataset", "image_size", "epochs", "batch_size", "learning_rate", "latent_dim"]
-CELL += ["architecture", "channels", "max_images", "mixed_precision", "eval_every"]
+CELL += ["architecture", "channels", "max_images", "mixed_precision", "training", "eval_every"]
 CELL += ["protocol", "protocol_id", "extractor", "sampler"]
 # What cells share that are compared with each other: all but what was trained.
 SETTING = [name for name in CELL if name not in ("variant", "options")]
