@@ -68,7 +68,7 @@ class TestCells:
         [("weight_decay", 0, 0.0), ("gradient_clipping", 1, 1.0), ("betas", [0, 0.9], [0.0, 0.9])],
     )
     def test_the_same_number_written_otherwise_is_the_same_cell(
-        self, tmp_path: Path, name: str, one: object, other: object
+        self, tmp_path: Path, name: str, one: Any, other: Any
     ) -> None:
         for seed, value in enumerate((one, other)):
             write_run(tmp_path, f"run{seed}", {10: evaluation(5)}, seed=seed, **{name: value})
