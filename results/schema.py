@@ -135,6 +135,8 @@ PROVENANCE = _columns("""
     device | string | cpu or cuda
     gpu | string | name of the GPU; empty on a CPU
     num_processes | integer | processes of the last launch
+    zero_stage | integer | DeepSpeed's ZeRO stage in it, 1 or 2; empty: none
+    compiled | string | whether torch.compile was used in it, yes or no; empty: not recorded
     versions | string | Python, aaebench, torch, accelerate, numpy
     git_commit | string | of the code
     data_sha256 | string | of the prepared training set
