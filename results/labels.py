@@ -27,7 +27,8 @@ def _label(architecture: str, mixed_precision: str, training: str) -> str:
     parts = [architecture] if architecture != NEUTRAL["architecture"] else []
     parts += [mixed_precision] if mixed_precision != NEUTRAL["mixed_precision"] else []
     for name, value in json.loads(training).items():
-        parts.append(f"{name}={value if isinstance(value, str) else json.dumps(value)}")  # as `--set` takes it
+        text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        parts.append(f"{name}={text}")  # as `--set` takes it
     return ", ".join(parts)
 
 

@@ -28,7 +28,7 @@ def draw_samples(collection: Collection) -> Iterator[Drawing]:
         columns = [(f"seed {seed}", group) for seed, group in rows.groupby("seed")]
         shape, note = SHAPE, f"{name}: every seed"
     else:
-        titles = [name.replace(", ", "\n", 1).replace(" (", "\n(") for name, _, _ in settings]
+        titles = [name.replace(", ", "\n").replace(" (", "\n(") for name, _, _ in settings]
         columns = [(title, _first_seed(group)) for title, (_, _, group) in zip(titles, settings, strict=True)]
         shape, note = (4, 4), "The first seed of each; the report's tables count all"
     cells = [cell for cell in rows["cell"].unique() if any((group["cell"] == cell).any() for _, group in columns)]

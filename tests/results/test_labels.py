@@ -53,7 +53,7 @@ def texts(table: Any) -> set[str]:
         ({}, ""),
         ({"architecture": "conv"}, "conv"),
         ({"mixed_precision": "tf32"}, "tf32"),
-        ({"training": '{"betas": [0.5, 0.999], "optimizer": "adamw"}'}, "betas=[0.5, 0.999], optimizer=adamw"),
+        ({"training": '{"betas": [0.5, 0.999], "optimizer": "adamw"}'}, "betas=[0.5,0.999], optimizer=adamw"),
         ({"mixed_precision": "bf16", "training": '{"sync_batchnorm": true}'}, "bf16, sync_batchnorm=true"),
     ],
 )
@@ -178,4 +178,7 @@ class TestFigures:
     def test_samples_stand_under_their_setting(self, both: Analysis) -> None:
         (drawing,) = draw_samples(both.collection)
         titles = [axis.get_title() for axis in drawing.figure.axes[:2]]
-        assert titles == ["fashion_mnist 32 px\n10 epochs", f"fashion_mnist 32 px\n10 epochs\n({LABEL})"]
+        assert titles == [
+            "fashion_mnist 32 px\n10 epochs",
+            "fashion_mnist 32 px\n10 epochs\n(conv\nbf16\nema_decay=0.999)",
+        ]
