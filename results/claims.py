@@ -27,6 +27,7 @@ from results.findings import (
     find_help,
     find_most_help,
 )
+from results.labels import LABEL_COLUMNS
 from results.schema import Column
 from results.summary import SETTING, primary_rows
 
@@ -46,6 +47,7 @@ EVIDENCE = [
     Column("dataset", "string", "data set"),
     Column("image_size", "integer", "px"),
     Column("epochs", "integer", "training budget"),
+    *LABEL_COLUMNS,
     Column("protocol_id", "string", "of the scores"),
     Column("variant", "string", "whom it concerns"),
     Column("quantity", "string", "what was measured"),

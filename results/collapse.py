@@ -2,12 +2,13 @@
 
 import pandas as pd
 
+from results.labels import NEUTRAL
 from results.schema import POSTERIOR_COLUMNS, RUNS, Column
 from results.summary import primary_rows
 
 SAMPLERS = ["gaussian", "gmm", "reconstruction"]
-KEYS = ["run_id", "sweep", "variant", "options", "dataset", "image_size", "seed", "state", "epoch", "images_seen"]
-KEYS += ["protocol_id"]
+KEYS = ["run_id", "sweep", "variant", "options", "dataset", "image_size", *NEUTRAL, "seed", "state", "epoch"]
+KEYS += ["images_seen", "protocol_id"]
 _RUNS = {column.name: column for column in RUNS}
 COLLAPSE = [
     *(_RUNS[name] for name in KEYS),

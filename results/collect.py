@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from harness.record import Record, RunFolder
 from results.index import Index, State, load_index, scan
+from results.labels import NEUTRAL, label_settings
 from results.read import FLOOR
 from results.schema import COLUMNS, PROBLEMS, PROVENANCE
 
@@ -95,7 +96,7 @@ def collect(root: Path, states: dict[str, State] | None = None, processes: int =
 
 
 def _sorted(index: Index, copies: list[str]) -> pa.Table:
-    """The rows in the paper's order of variants, then by run, epoch and sampler; copies of a run left out."""
+    """The rows in the paper's order of variants, its own setting first, then by run, epoch and sampler; no copies."""
     table = index.table.filter(~pc.field("folder").isin(pa.array(copies, pa.string()))) if copies else index.table
     for name, column, order in (
         ("variant_place", "variant", PAPER_ORDER),
@@ -106,7 +107,8 @@ def _sorted(index: Index, copies: list[str]) -> pa.Table:
     options = sorted(table["options"].unique().to_pylist(), key=_natural)
     places = table["options"].to_pandas().map({text: place for place, text in enumerate(options)})
     table = table.append_column("options_place", pa.array(places.astype("int64")))
-    keys = ["variant_place", "variant", "options_place", "dataset", "image_size", "seed", "run_id", "epoch"]
+    table = table.append_column("label", pa.array(label_settings(table.select([*NEUTRAL]).to_pandas()), pa.string()))
+    keys = ["variant_place", "variant", "options_place", "dataset", "image_size", "label", "seed", "run_id", "epoch"]
     keys += ["sampler_place", "sampler", "sampling_seed"]
     return table.sort_by([(name, "ascending") for name in keys]).select(COLUMNS)
 

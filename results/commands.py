@@ -16,8 +16,9 @@ from harness.terminal import console
 from results.analysis import analyse
 from results.collect import Collection, collect
 from results.index import State, compute_generation, scan
+from results.labels import NEUTRAL, label_cells, name_setting
 from results.protocols import choose_protocol
-from results.summary import EpochRule, label_cells
+from results.summary import EpochRule
 from results.write import is_current, write_collection
 
 SHOWN = {"fid": 2, "inception_score": 2, "sigma_mean": 3, "noise_share": 3, "reconstruction_l1": 3}
@@ -141,15 +142,17 @@ def print_gap(gap: pd.DataFrame) -> None:
     for label, (_, row) in zip(label_cells(gap), gap.iterrows(), strict=True):
         scores = (f"{row['fid_paper']:.2f}", f"{row['fid_clean']:.2f}", f"{row['fid_gap']:+.2f}")
         n = f"{row['n_paper']}, {row['n_clean']}"
-        table.add_row(row["dataset"], str(row["image_size"]), label, row["sampler"], n, *scores)
+        table.add_row(name_setting(row["dataset"], row), str(row["image_size"]), label, row["sampler"], n, *scores)
     Console(width=max(120, Console().width), highlight=False).print(table)
 
 
 def print_summary(summary: pd.DataFrame) -> None:
-    """The summary for a person, mean ± std over seeds, on standard output; a table per data set and protocol."""
-    setting = ["dataset", "image_size", "epochs", "protocol_id", "extractor"]
-    for (dataset, size, epochs, protocol_id, extractor), cells in summary.groupby(setting, sort=False):
-        title = f"{dataset} at {size} px, {epochs} epochs; protocol {protocol_id}, extractor {extractor}"
+    """The summary for a person, mean ± std over seeds, on standard output; a table per setting and protocol."""
+    setting = ["dataset", "image_size", "epochs", "protocol_id", "extractor", *NEUTRAL]
+    for _, cells in summary.groupby(setting, sort=False):
+        first = cells.iloc[0]
+        title = name_setting(f"{first['dataset']} at {first['image_size']} px, {first['epochs']} epochs", first)
+        title += f"; protocol {first['protocol_id']}, extractor {first['extractor']}"
         table = Table(title=title, title_justify="left")
         named = ["variant", "sampler"] if cells["sampler"].nunique() > 1 else ["variant"]
         for name in (*named, "n", *SHOWN, "collapse"):

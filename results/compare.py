@@ -11,10 +11,11 @@ from rich.table import Table
 from harness.errors import CommandError, InputError
 from results.baseline import COMPARED, judge
 from results.commands import load_collection
+from results.labels import NEUTRAL, label_cells, name_place
 from results.protocols import choose_protocol
 from results.schema import HIGHER_IS_BETTER, LOWER_IS_BETTER, Column
 from results.statistics import ALPHA, adjust_holm, compute_half_width, compute_p
-from results.summary import CELL, SUMMARY, label_cells, reported_rows
+from results.summary import CELL, SUMMARY, reported_rows
 from results.write import MANIFEST, load_runs, write_table
 
 _CELL_COLUMNS = {column.name: column for column in SUMMARY}
@@ -80,7 +81,8 @@ def compare_command(
     print_comparison(comparison, threshold)
     worse = comparison.table[comparison.table["regression"] == "yes"]
     if len(worse):
-        names = [f"{label}: {m}" for label, m in zip(label_cells(worse), worse["measure"], strict=True)]
+        places = _name_places(comparison, worse)
+        names = [f"{c} on {p}: {m}" for c, p, m in zip(label_cells(worse), places, worse["measure"], strict=True)]
         raise RegressionError(f"{len(worse)} regressions beyond {threshold:.0%}: {', '.join(names[:10])}")
 
 
@@ -185,16 +187,22 @@ def _cells_without(frame: pd.DataFrame, pairs: pd.DataFrame, keys: list[str]) ->
     paired = cells.merge(pairs[keys].drop_duplicates(), on=keys, how="left", indicator=True)
     alone = paired[paired["_merge"] == "left_only"]
     return [
-        f"{label} on {d} ({s})"
-        for label, d, s in zip(label_cells(alone), alone["dataset"], alone["sampler"], strict=True)
+        f"{label} on {name_place(row)}, {row['sampler']}"
+        for label, (_, row) in zip(label_cells(alone), alone.iterrows(), strict=True)
     ]
+
+
+def _name_places(comparison: Comparison, rows: pd.DataFrame) -> list[str]:
+    """Where each row was compared; what A and B differ in as wholes belongs to neither place."""
+    common = rows.assign(**{name: NEUTRAL[name] for name in comparison.settings if name in NEUTRAL})
+    return [name_place(row) for _, row in common.iterrows()]
 
 
 def print_comparison(comparison: Comparison, threshold: float) -> None:
     """What changed, a line each; what did not, counted."""
     table, output = comparison.table, Console(width=max(140, Console().width), highlight=False)
     for name, (first, second) in comparison.settings.items():
-        output.print(f"{name}: {first} in A, {second} in B")
+        output.print(f"{name}: {first} in A, {second} in B", markup=False)
     for side, cells in (("A", comparison.only_a), ("B", comparison.only_b)):
         for cell in cells:
             output.print(f"only in {side}: {cell}", markup=False)
@@ -208,11 +216,11 @@ def print_comparison(comparison: Comparison, threshold: float) -> None:
     names = ("variant", "data set", "codes", "measure", "n", "A", "B", "B - A", "95 % interval", "p (Holm)", "verdict")
     for name in names:
         shown.add_column(name, no_wrap=True)
-    for label, (_, row) in zip(label_cells(changed), changed.iterrows(), strict=True):
+    places = _name_places(comparison, changed)
+    for label, place, (_, row) in zip(label_cells(changed), places, changed.iterrows(), strict=True):
         interval = "" if pd.isna(row["low"]) else f"{row['low']:+.3f} to {row['high']:+.3f}"
         p = "" if pd.isna(row["p_holm"]) else f"{row['p_holm']:.3g}"
         verdict = row["verdict"] + (", regression" if row["regression"] == "yes" else "")
         numbers = (f"{row['mean_a']:.3f}", f"{row['mean_b']:.3f}", f"{row['difference']:+.3f} ({row['relative']:+.1%})")
-        place = f"{row['dataset']} {row['image_size']} px"
         shown.add_row(label, place, row["sampler"], row["measure"], str(row["n"]), *numbers, interval, p, verdict)
     output.print(shown)

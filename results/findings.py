@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from results.baseline import BASELINE, compare_paired
+from results.labels import NEUTRAL, name_place
 from results.statistics import ALPHA, compute_half_width
 from results.summary import CELL, SETTING
 
@@ -31,14 +32,13 @@ class Data:
 
 
 def _row(where: pd.Series, variant: str, quantity: str, finding: Finding, text: str, **numbers: object) -> dict:
-    place = {name: where[name] for name in ("dataset", "image_size", "epochs", "protocol_id")}
-    place_text = f"{where['dataset']} {where['image_size']} px"
+    place = {name: where[name] for name in ("dataset", "image_size", "epochs", *NEUTRAL, "protocol_id")}
     return {
         **place,
         "variant": variant,
         "quantity": quantity,
         "finding": finding,
-        "text": f"{place_text}: {text}",
+        "text": f"{name_place(where)}: {text}",
     } | numbers
 
 
@@ -150,7 +150,7 @@ def find_most_help(data: Data) -> Evidence:
     for dataset in ("mnist", "fashion_mnist"):
         own = _fid(data, ["n_iter"], [dataset])
         if own.empty:
-            nowhere = pd.Series({"dataset": dataset, "image_size": 32, "epochs": None, "protocol_id": None})
+            nowhere = pd.Series({"dataset": dataset, "image_size": 32, "epochs": None, "protocol_id": None, **NEUTRAL})
             found.append(_row(nowhere, "n_iter", "FID minus AAE's", "missing", "not trained with the AAE"))
         for _, row in own.iterrows():
             found.append(_difference(row, "for", "against"))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from types import NoneType
 from typing import Any
 
-from harness.record import Record, RunFolder
+from harness.record import ADDED_FIELDS, Record, RunFolder
 from results.schema import CONFIGURATION, NUMBERS
 
 FLOOR = "floor."  # groups of scores of real images against real images; their sampler is floor.<name>
@@ -49,16 +49,20 @@ def _read(folder: RunFolder) -> FolderEntry:
     run_id, state = folder.path.name, status["state"]
     if (version := environment.get("record_version", RECORD_VERSION)) != RECORD_VERSION:
         raise ValueError(f"its files have version {version}; this aaebench reads version {RECORD_VERSION}: update it")
-    for name in (column.name for column in CONFIGURATION):
-        if isinstance(config[name], (list, dict)) and name != "options":
-            raise ValueError(f"config.json: {name} is {config[name]!r}")
+    fields = config | {
+        "sweep": config["sweep"] or None,
+        "options": json.dumps(config["options"], sort_keys=True),
+        "training": _describe_training(config),
+    }
+    configuration = {column.name: fields[column.name] for column in CONFIGURATION}
+    for name, value in configuration.items():
+        if isinstance(value, (list, dict)):
+            raise ValueError(f"config.json: {name} is {value!r}")
     if (original := environment.get("run_id", run_id)) != run_id:
         raise ValueError(f"it holds a copy of the run {original}")
     common = {
-        **{column.name: config[column.name] for column in CONFIGURATION},
+        **configuration,
         "run_id": run_id,
-        "options": json.dumps(config["options"], sort_keys=True),
-        "sweep": config["sweep"] or None,
         "state": state,
         "num_processes": environment.get("num_processes"),
         "interruptions": status.get("interruptions", 0),
@@ -78,6 +82,20 @@ def _read(folder: RunFolder) -> FolderEntry:
         common,
         rows,
     )
+
+
+def _describe_training(config: dict[str, Any]) -> str:
+    """The fields in which a run differs from what runs did before there were these fields, as JSON."""
+    own = {name: _normalise(config.get(name, neutral)) for name, neutral in ADDED_FIELDS.items()}
+    differing = {name: value for name, value in own.items() if value != _normalise(ADDED_FIELDS[name])}
+    return json.dumps(differing, sort_keys=True)
+
+
+def _normalise(value: Any) -> Any:
+    """Equal values in one form, since cells are told apart by their text: 1.0 as 1, a tuple as a list."""
+    if isinstance(value, (list, tuple)):
+        return [_normalise(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _rows(record: Record) -> Iterator[dict[str, Any]]:
@@ -131,7 +149,8 @@ def _provenance(environment: dict[str, Any], status: dict[str, Any], records: li
         "started": _iso(launches[0].get("started")),
         "updated": _iso(status.get("updated")),
         **{name: environment.get(name) for name in ("hostname", "device", "gpu", "git_commit", "data_sha256")},
-        "num_processes": environment.get("num_processes"),
+        **{name: environment.get(name) for name in ("num_processes", "zero_stage")},
+        "compiled": {True: "yes", False: "no"}.get(environment.get("compiled", "")),
         "versions": ", ".join(f"{name} {value}" for name, value in versions.items()),
         **hours,
         "gpu_hours": sum(hours.values()) * processes if environment.get("device") == "cuda" else 0.0,

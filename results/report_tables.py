@@ -8,8 +8,9 @@ import pandas as pd
 
 from results.analysis import Analysis
 from results.collapse import SAMPLERS
+from results.labels import label_cells, name_place
 from results.render import notes_of
-from results.summary import is_missing, label_cells
+from results.summary import is_missing
 from results.tables import MARKED, SHOWN, PaperTable, format_cell, is_baseline, shown_columns
 
 MOST_ROWS = 1000  # of a table with a row per run; the CSV has all
@@ -120,7 +121,7 @@ def build_comparison_table(comparisons: pd.DataFrame) -> HtmlTable | None:
 
 
 def _place(row: pd.Series) -> Cell:
-    return Cell(f"{row['dataset']} {row['image_size']} px")
+    return Cell(name_place(row))
 
 
 def _more_seeds(value: float) -> Cell:
@@ -227,13 +228,12 @@ def build_protocol_tables(analysis: Analysis) -> list[HtmlTable]:
             HtmlTable("protocols", "Protocols", "What the protocol ids stand for.", columns(names, names), rows)
         )
     if len(gap):
-        names = ["variant", "data set", "px", "codes", "FID paper", "FID clean", "clean - paper"]
+        names = ["variant", "data set", "codes", "FID paper", "FID clean", "clean - paper"]
         rows = [
             Row(
                 [
                     Cell(label),
-                    Cell(row["dataset"]),
-                    number(row["image_size"], 0),
+                    _place(row),
                     Cell(row["sampler"]),
                     number(row["fid_paper"], 2),
                     number(row["fid_clean"], 2),

@@ -1,12 +1,17 @@
 """The tables of a collection: each column's name, type and meaning. SCHEMA.md is this, written out; a test compares."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
 
+from harness.record import ADDED_FIELDS
+
 # Raised when a column changes its name, type or meaning, or goes away; a new column does not raise it.
 SCHEMA_VERSION = 1
+# Columns of runs that came when there were collections already, and what those would have held in them.
+ADDED_COLUMNS = {"training": "{}"}
 ARROW = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64()}
 
 # How the text below names groups of columns that other modules need as such.
@@ -35,7 +40,7 @@ def _columns(text: str) -> list[Column]:
     return [Column(name, kind, meaning) for name, kind, meaning in rows]
 
 
-CONFIGURATION = _columns("""
+CONFIGURATION = _columns(f"""
     sweep | string | the sweep that first asked for the run; changes no number
     variant | string | what was trained: a name of the README's list, or package.module:Class
     options | string | the variant's parameters, a JSON object with sorted keys
@@ -44,12 +49,13 @@ CONFIGURATION = _columns("""
     seed | integer | of the training
     epochs | integer | passes over the training set that were asked for
     batch_size | integer | images a step, over all processes
-    learning_rate | number | Adam's
+    learning_rate | number | the optimizer's
     latent_dim | integer | dimensions of the code
     architecture | string | of the networks
     channels | integer | 1 or 3; grey images are repeated to 3
     max_images | integer | a subset of the training set; empty: all of it
-    mixed_precision | string | no, bf16 or fp16
+    mixed_precision | string | no, tf32, bf16 or fp16
+    training | string | what differs from {json.dumps(ADDED_FIELDS)}: a JSON object with sorted keys, {{}} for nothing
     eval_every | integer | epochs between evaluations
 """)
 PROTOCOL_COLUMNS = _columns("""
@@ -129,6 +135,8 @@ PROVENANCE = _columns("""
     device | string | cpu or cuda
     gpu | string | name of the GPU; empty on a CPU
     num_processes | integer | processes of the last launch
+    zero_stage | integer | DeepSpeed's ZeRO stage in it, 1 or 2; empty: none
+    compiled | string | whether torch.compile was used in it, yes or no; empty: not recorded
     versions | string | Python, aaebench, torch, accelerate, numpy
     git_commit | string | of the code
     data_sha256 | string | of the prepared training set

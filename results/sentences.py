@@ -6,7 +6,8 @@ import pandas as pd
 
 from results.analysis import Analysis
 from results.baseline import BASELINE, mark_best
-from results.summary import RULES, SETTING, label_cells
+from results.labels import NEUTRAL, add_label, label_cells, label_settings, name_place, name_setting
+from results.summary import RULES, SETTING
 
 
 def describe(analysis: Analysis) -> list[str]:
@@ -36,7 +37,8 @@ def duration(hours: float) -> str:
 def _what_ran(analysis: Analysis) -> Iterator[str]:
     provenance, problems = analysis.collection.provenance, analysis.collection.problems
     runs = analysis.collection.runs.drop_duplicates("run_id")
-    places = [f"{d} at {s} px" for d, s in runs[["dataset", "image_size"]].drop_duplicates().itertuples(index=False)]
+    settings = runs[["dataset", "image_size", *NEUTRAL]].drop_duplicates()
+    places = [name_setting(f"{row['dataset']} at {row['image_size']} px", row) for _, row in settings.iterrows()]
     done = int((provenance["state"] == "done").sum())
     variants, seeds = runs["variant"].nunique(), runs["seed"].nunique()
     if places:
@@ -73,7 +75,7 @@ def _best(analysis: Analysis) -> Iterator[str]:
         named = setting.assign(cell=label_cells(setting), mark=marks.loc[setting.index]).sort_values("fid_mean")
         first = named.iloc[0]
         place = f"{first['dataset']} at {first['image_size']} px, {count(int(first['epochs']), 'epoch')}"
-        text = f"{place}: {first['cell']} has the lowest FID, {first['fid_mean']:.2f}"
+        text = f"{name_setting(place, first)}: {first['cell']} has the lowest FID, {first['fid_mean']:.2f}"
         others = named.iloc[1:]
         equal = [f"{row['cell']} ({row['fid_mean']:.2f})" for _, row in others[others["mark"] != ""].iterrows()]
         if first["n"] == 1:
@@ -95,15 +97,14 @@ def _against_baseline(analysis: Analysis) -> Iterator[str]:
     tested = table[table["n"] >= 2]
     if tested.empty:
         return
-    named = tested.assign(cell=label_cells(tested))
-    place = "" if len(named[["dataset", "image_size"]].drop_duplicates()) == 1 else " on {dataset} {image_size} px"
+    named = tested.assign(cell=label_cells(tested), place=[name_place(row) for _, row in tested.iterrows()])
+    if named["place"].nunique() > 1:
+        named["cell"] += " on " + named["place"]
     parts = []
     for verdict in ("better", "worse", "not distinguishable"):
         rows = named[named["verdict"] == verdict]
         if len(rows):
-            names = [
-                f"{row['cell']}{place.format(**row)} ({row['difference']:+.2f})" for _, row in rows.head(8).iterrows()
-            ]
+            names = [f"{row['cell']} ({row['difference']:+.2f})" for _, row in rows.head(8).iterrows()]
             more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
             parts.append(f"{verdict}: {', '.join(names)}{more}")
     yield f"FID against the {BASELINE} of the same seeds (paired t test, Holm, 0.05): {'; '.join(parts)}."
@@ -114,18 +115,20 @@ def _collapse(analysis: Analysis) -> Iterator[str]:
     done = table[table["state"] == "done"]
     if done.empty:
         return
+    done = done.assign(label=label_settings(done))
+    done["called"] = [add_label(*pair) for pair in zip(done["variant"], done["label"], strict=True)]
     last = done[done["epoch"] == done.groupby("run_id")["epoch"].transform("max")]
     verdicts = last["collapse"].value_counts()
-    collapsed = last[last["collapse"] == "variance"]["variant"].value_counts()
+    collapsed = last[last["collapse"] == "variance"]["called"].value_counts()
     text = f"{int(verdicts.get('variance', 0))} of {len(last)} finished runs end in variance collapse"
     text += f" ({join([f'{name} {n}' for name, n in collapsed.items()])})" if len(collapsed) else ""
     yield f"{text}, {int(verdicts.get('posterior', 0))} in posterior collapse."
-    own = done[done["variant"] == BASELINE]
-    if len(own):
-        first, end = own[own["epoch"] == 0], last[last["variant"] == BASELINE]
+    for label, end in last[last["variant"] == BASELINE].groupby("label", sort=False):
+        first = done[done["run_id"].isin(end["run_id"]) & (done["epoch"] == 0)]
         before = f"{first['sigma_mean'].mean():.3f} before training to " if len(first) else ""
+        whose = add_label("The AAE's mean sigma", str(label))
         yield (
-            f"The AAE's mean sigma goes from {before}{end['sigma_mean'].mean():.3f} at the end; noise is then "
+            f"{whose} goes from {before}{end['sigma_mean'].mean():.3f} at the end; noise is then "
             f"{end['noise_share'].mean():.1%} of its codes' variance."
         )
 

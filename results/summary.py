@@ -1,6 +1,5 @@
 """Seeds aggregated: each finished run at its reported epoch, averaged over the seeds of its cell."""
 
-import json
 from collections.abc import Iterable
 from typing import Literal
 
@@ -22,7 +21,7 @@ from results.statistics import compute_half_width, split_variance
 
 # Runs that differ in any of these are different cells; among them the protocol id, so protocols are never mixed.
 CELL = ["variant", "options", "dataset", "image_size", "epochs", "batch_size", "learning_rate", "latent_dim"]
-CELL += ["architecture", "channels", "max_images", "mixed_precision", "eval_every"]
+CELL += ["architecture", "channels", "max_images", "mixed_precision", "training", "eval_every"]
 CELL += ["protocol", "protocol_id", "extractor", "sampler"]
 # What cells share that are compared with each other: all but what was trained.
 SETTING = [name for name in CELL if name not in ("variant", "options")]
@@ -158,36 +157,6 @@ def _split_variances(runs: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame
 
 def _count(verdicts: pd.Series) -> str:
     return ", ".join(f"{verdict} {n}" for verdict, n in verdicts.value_counts().items())
-
-
-def distinguishing_options(rows: pd.DataFrame) -> list[str]:
-    """For each row, what tells its options from those of other rows of its variant, as in "depth=4 n=1".
-
-    A value that most of the variant's option sets share goes without saying.
-    """
-    sets = rows[["variant", "options"]].drop_duplicates()
-    values: dict[tuple[str, str], list[str]] = {}
-    for variant, text in zip(sets["variant"], sets["options"], strict=True):
-        for key, value in json.loads(text).items():
-            values.setdefault((variant, key), []).append(str(value))
-
-    def telling(variant: str, text: str) -> str:
-        return " ".join(
-            f"{key}={value}"
-            for key, value in json.loads(text).items()
-            if values[variant, key].count(str(value)) * 2 <= len(values[variant, key])
-        )
-
-    told = {pair: telling(*pair) for pair in zip(sets["variant"], sets["options"], strict=True)}
-    return [told[pair] for pair in zip(rows["variant"], rows["options"], strict=True)]
-
-
-def label_cells(rows: pd.DataFrame) -> list[str]:
-    """The variant, and in brackets the options in which its rows differ."""
-    return [
-        f"{variant} ({options})" if options else str(variant)
-        for variant, options in zip(rows["variant"], distinguishing_options(rows), strict=True)
-    ]
 
 
 def is_missing(value: object) -> bool:

@@ -7,8 +7,9 @@ from importlib.resources import files
 import pandas as pd
 
 from results.baseline import BASELINE, mark_best
+from results.labels import LABEL_COLUMNS, NEUTRAL, label_cells, name_setting
 from results.schema import MEASURES, Column
-from results.summary import RULES, SETTING, is_missing, label_cells
+from results.summary import RULES, SETTING, is_missing
 
 NUMBERS = {"cifar10": 1, "ffhq": 2, "mnist": 3, "emnist": 4, "fashion_mnist": 5}
 # What may differ between the blocks of one table, as in the paper's Table 2: its two image sizes.
@@ -32,6 +33,7 @@ TABLE = [
     Column("dataset", "string", "training set"),
     Column("image_size", "integer", "px"),
     Column("epochs", "integer", "training budget"),
+    *LABEL_COLUMNS,
     Column("n", "integer", "seeds"),
     Column("n_real", "integer", "images of the reference"),
     Column("n_fake", "integer", "images generated"),
@@ -103,17 +105,22 @@ def _caption(number: int | None, dataset: str, blocks: list[pd.DataFrame]) -> st
     samples = ", ".join(str(int(n)) for block in blocks for n in sorted(block["n_fake"].unique()))
     return (
         (f"Table {number}: " if number else "")
-        + f"{dataset} at {sizes} px after {first['epochs']} epochs, mean ± standard deviation over n seeds. "
+        + name_setting(f"{dataset} at {sizes} px after {first['epochs']} epochs", first)
+        + ", mean ± standard deviation over n seeds. "
         + f"Protocol {ids}, extractor {first['extractor']}, {samples} generated images. "
         + f"Reported: {RULES[first['epoch_rule']]}."
     )
 
 
 def _add_published(cells: pd.DataFrame) -> pd.DataFrame:
-    """The published numbers, beside the one cell of a variant in its setting; of several, none is the published one."""
-    keys = ["dataset", "image_size", "variant"]
+    """The published numbers, beside the one cell of a variant in its setting; of several, none is the published one.
+
+    Nor is a cell of other networks or another training than the paper's.
+    """
+    own = {name: NEUTRAL[name] for name in ("architecture", "training")}
+    keys = ["dataset", "image_size", "variant", *own]
     names = {"fid": "published_fid", "inception_score": "published_inception_score"}
-    published = load_published()[[*keys, *names]].rename(columns=names)
+    published = load_published().assign(**own)[[*keys, *names]].rename(columns=names)
     alone = cells.groupby([*SETTING, "variant"], dropna=False)["variant"].transform("size") == 1
     known = cells.reset_index().merge(published, on=keys, how="left").set_index("index")
     known[list(names.values())] = known[list(names.values())].where(alone)

@@ -43,7 +43,7 @@ def _draw_measure(
     used = []
     for axis, (name, _, group) in zip(axes, settings, strict=True):
         plot_seeds(axis, group, measure, styles)
-        axis.set(title=name, ylabel=label)
+        axis.set(title=name.replace(" (", "\n("), ylabel=label)
         if prior is not None:
             axis.set_ylim(0, max(axis.get_ylim()[1], 1.05 * prior))
             axis.axhline(prior, color="0.5", linewidth=0.8)

@@ -100,7 +100,8 @@ def draw_fid_against_noise_share(collection: Collection) -> Iterator[Drawing]:
                 _mark_end(axis, run, style, label)
         axis.axvspan(0, 0.05, color="0.85", zorder=0)
         axis.annotate("variance\ncollapse", (0.005, 0.98), xycoords=("data", "axes fraction"), va="top", fontsize=7)
-        axis.set(xlabel="noise share of the codes", ylabel="FID of prior samples", title=name, xlim=(0, 1))
+        axis.set(xlabel="noise share of the codes", ylabel="FID of prior samples", xlim=(0, 1))
+        axis.set_title(name.replace(" (", "\n("))
         used.append(axis)
     add_legend(figure, used)
     caption = "Lines: each seed from its first to its last evaluation, the marker. Shaded: less than 5 % is noise."

@@ -28,7 +28,8 @@ def draw_samples(collection: Collection) -> Iterator[Drawing]:
         columns = [(f"seed {seed}", group) for seed, group in rows.groupby("seed")]
         shape, note = SHAPE, f"{name}: every seed"
     else:
-        columns = [(name.replace(", ", "\n"), _first_seed(group)) for name, _, group in settings]
+        titles = [name.replace(", ", "\n").replace(" (", "\n(") for name, _, _ in settings]
+        columns = [(title, _first_seed(group)) for title, (_, _, group) in zip(titles, settings, strict=True)]
         shape, note = (4, 4), "The first seed of each; the report's tables count all"
     cells = [cell for cell in rows["cell"].unique() if any((group["cell"] == cell).any() for _, group in columns)]
     width, height = 0.42 * shape[1] + 0.1, 0.42 * shape[0] + 0.1

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from results.collect import PAPER_ORDER, Collection
+from results.labels import label_cells, name_setting
 from results.statistics import compute_half_width
-from results.summary import SETTING, label_cells, primary_rows
+from results.summary import SETTING, primary_rows
 
 mpl.use("agg")
 MOST_PANELS = 12  # settings shown; a caption says where there are more
@@ -61,7 +62,7 @@ def split_settings(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
         stem = f"{first['dataset']}-{first['image_size']}px"
         stems[stem] = stems.get(stem, 0) + 1
         stem += f"-{stems[stem]}" if stems[stem] > 1 else ""
-        title = f"{first['dataset']} {first['image_size']} px, {first['epochs']} epochs"
+        title = name_setting(f"{first['dataset']} {first['image_size']} px, {first['epochs']} epochs", first)
         settings.append((title, stem, group))
     return settings[:MOST_PANELS]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from pyarrow import parquet
 
 from aaebench import app
 from harness.commands import call
@@ -168,6 +169,20 @@ def test_the_same_seed_with_other_evaluations_is_another_cell(tmp_path: Path) ->
     write_run(tmp_path, "a", {10: evaluation(5)})
     write_run(tmp_path, "b", {10: evaluation(9)}, eval_every=2)
     assert summarise(collect(tmp_path).runs)["n"].tolist() == [1, 1]
+
+
+def test_provenance_says_how_a_run_was_split_and_compiled_where_it_is_recorded(root: Path) -> None:
+    environment = {"zero_stage": 2, "compiled": True}
+    for name, recorded in (("aae-0", environment), ("aae-1", {"zero_stage": None, "compiled": False})):
+        RunFolder(root / name).write_environment({"run_id": name, **recorded})
+    assert call(lambda: app(["collect", str(root), "--out", str(root / "out")], result_action="return_value")) == 0
+    table = parquet.read_table(root / "out" / "provenance.parquet", columns=["run_id", "zero_stage", "compiled"])
+    assert {row.pop("run_id"): tuple(row.values()) for row in table.to_pylist()} == {
+        "aae-0": (2, "yes"),
+        "aae-1": (None, "no"),
+        "n_iter-0": (None, None),
+        "n_iter-1": (None, None),
+    }
 
 
 class TestCommand:

@@ -54,7 +54,7 @@ def test_a_regression_beyond_the_threshold_exits_with_1(
     write_campaign(tmp_path / "worse", WORSE)
     assert compare(before, tmp_path / "worse", "--out", tmp_path / "out") == 1
     captured = capfd.readouterr()
-    assert "1 regressions beyond 5%: aae: fid" in captured.err
+    assert "1 regressions beyond 5%: aae on digits 32 px: fid" in captured.err
     assert "worse, regression" in captured.out
     row: Any = read(tmp_path / "out").loc[("aae", "fid")]
     assert row["relative"] == pytest.approx((12.0 + 13.05 + 13.98 - 33) / 33)
