@@ -9,7 +9,7 @@ from typing import Any
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.evaluation.protocol import evaluation_batch_size
-from harness.record import Record
+from harness.record import ADDED_FIELDS, Record
 from harness.trained import Trained
 from variants import Variant
 
@@ -87,12 +87,16 @@ def _facts(trained: Trained, environment: dict[str, Any], record: Record | None)
     images = f"{scored['n_real']:,} training images" if scored.get("reference") == "train" else "its training images"
     channels = "1 channel" if config["channels"] == 1 else f"{config['channels']} channels"
     yield "data", f"{config['dataset']}: {images} at {config['image_size']} px, {channels}"
+    config = ADDED_FIELDS | config
     yield "seed", config["seed"]
     yield (
         "optimisation",
-        f"Adam at {config['learning_rate']:g}, batches of {config['batch_size']}, "
+        f"{config['optimizer']} at {config['learning_rate']:g}, batches of {config['batch_size']}, "
         f"mixed precision {config['mixed_precision']}",
     )
+    for name, usual in ADDED_FIELDS.items():
+        if name != "optimizer" and config[name] != usual:
+            yield name, config[name]
     within = f" and {origin.step} steps of the next" if origin.step else ""
     yield "state", f"epoch {origin.epoch} of {config['epochs']}{within} (`{origin.checkpoint}`)"
     if record is not None:

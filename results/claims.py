@@ -2,7 +2,8 @@
 
 The paper trained each cell once. A rule here needs two seeds at least, and calls a difference one only if the paired t
 test, Holm-adjusted over its family, says so (baseline.py). Every rule looks at prior samples of finished runs at the
-reported epoch, in one setting per data set and size: that with the most epochs, then the most seeds.
+reported epoch, in one setting per data set and size: of those with the paper's networks and training, where there are
+any, that with the most epochs, then the most seeds.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from results.findings import (
     find_help,
     find_most_help,
 )
-from results.labels import LABEL_COLUMNS
+from results.labels import LABEL_COLUMNS, label_settings
 from results.schema import Column
 from results.summary import SETTING, primary_rows
 
@@ -96,7 +97,8 @@ def judge_claims(
 def _choose_settings(runs: pd.DataFrame, reported: pd.DataFrame, comparisons: pd.DataFrame) -> Data:
     prior = reported[reported["sampler"] == "prior"]
     sizes = prior.groupby(SETTING, dropna=False, sort=False).size().rename("runs").reset_index()
-    ordered = sizes.sort_values(["epochs", "runs"], ascending=False, kind="stable")
+    sizes["papers"] = [not label for label in label_settings(sizes)]
+    ordered = sizes.sort_values(["papers", "epochs", "runs"], ascending=False, kind="stable")
     main = ordered.drop_duplicates(["dataset", "image_size"])[SETTING]
     done = primary_rows(runs[runs["state"] == "done"])
     return Data(done.merge(main, on=SETTING), prior.merge(main, on=SETTING), comparisons.merge(main, on=SETTING))

@@ -42,6 +42,14 @@ def test_a_variant_helps_hurts_or_cannot_be_told(
     assert verdicts(tmp_path)[claim] == verdict
 
 
+def test_the_papers_own_networks_decide_where_there_are_any(tmp_path: Path) -> None:
+    """However many seeds another architecture has."""
+    write_campaign(tmp_path, {"aae": BASE, "kld_loss": LOWER}, dataset="cifar10")
+    more = {"aae": [*BASE, 30.5], "kld_loss": [*HIGHER, 40.1]}
+    write_campaign(tmp_path, more, dataset="cifar10", prefix="conv-", architecture="conv")
+    assert verdicts(tmp_path)["C3"] == "supported"
+
+
 class TestCollapse:
     def write(self, root: Path, sigma: float, epochs: int = 40) -> None:
         for seed in range(3):
