@@ -1,4 +1,4 @@
-"""A few steps of every variant, of two in conv too, run as several processes: all must end with the same parameters.
+"""A few steps of every variant, and of options, run as several processes: all must end with the same parameters.
 
 `every_variant.py [FILE]`: the losses and the parameters go to FILE, for a comparison of ways to train.
 """
@@ -6,6 +6,7 @@
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, PartialState
@@ -18,7 +19,12 @@ from harness.train import prepare
 from variants import VARIANTS
 
 STEPS = 4
-TRAINED = [*((name, "mlp") for name in VARIANTS), ("aae", "conv"), ("vae_gan", "conv")]
+TRAINED: dict[str, dict[str, Any]] = {
+    **{name: {"variant": name} for name in VARIANTS},
+    **{f"{name} conv": {"variant": name, "architecture": "conv"} for name in ("aae", "vae_gan")},
+    "equal_linear clipped": {"variant": "equal_linear", "gradient_clipping": 0.1},
+    "equal_linear accumulated": {"variant": "equal_linear", "gradient_accumulation": 2},
+}
 
 
 def find_normalised_shifts(variant: nn.Module) -> Iterator[str]:
@@ -31,10 +37,10 @@ def find_normalised_shifts(variant: nn.Module) -> Iterator[str]:
 
 if __name__ == "__main__":
     results = {}
-    for name, architecture in TRAINED:
+    for name, changed in TRAINED.items():
         AcceleratorState._reset_state()  # DeepSpeed takes one engine for each
-        fields = {"variant": name, "architecture": architecture, "batch_size": 32, "max_images": 32 * STEPS}
-        config = build_config({"dataset": "digits", "extractor": "domain", **fields})
+        fields = {"dataset": "digits", "extractor": "domain", "batch_size": 32, "max_images": 32 * STEPS}
+        config = build_config(fields | changed)
         engine, data, _ = prepare(config)
         history = []
         for step, indices in enumerate(data.epoch(0, 0, config.batch_size, engine.rank, engine.num_processes)):
@@ -48,8 +54,8 @@ if __name__ == "__main__":
         assert isinstance(ranks, torch.Tensor)
         assert len(ranks) == engine.num_processes
         assert all(torch.equal(ranks[0], other) for other in ranks), f"the ranks of {name} have drifted apart"
-        results[name, architecture] = {"losses": torch.stack(history), "parameters": parameters}
+        results[name] = {"losses": torch.stack(history), "parameters": parameters}
         if engine.is_main_process:
-            print(name, architecture, engine.num_processes, engine.zero_stage)
+            print(f"{name}: {engine.num_processes} {engine.zero_stage}")
     if PartialState().is_main_process and len(sys.argv) > 1:
         torch.save(results, sys.argv[1])
