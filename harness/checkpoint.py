@@ -115,8 +115,8 @@ def _storing(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise StorageError(f"cannot write the checkpoint {checkpoint}: {why}") from error
+        why = isinstance(error, OSError) and error.strerror
+        raise StorageError(f"cannot write the checkpoint {checkpoint}: {why or error}") from error
 
 
 def _check_sharing(path: Path, saved: dict[str, Any], engine: Engine) -> None:

@@ -50,7 +50,7 @@ class Run:
         previous = self.folder.read_status()
         # A status that still says `running` is that of a launch which was killed.
         self.interruptions = previous.get("interruptions", 0) + (previous["state"] == "running")
-        self.write(lambda: self.start_launch(progress))
+        self.write("environment.json", lambda: self.start_launch(progress))
         with self.signals:
             try:
                 with self.display, explaining_lost_peers():
@@ -62,7 +62,7 @@ class Run:
             except Exception as error:
                 self.write_reason("failed", progress, f"{type(error).__name__}: {error}")
                 raise
-            self.write(lambda: self.write_status("done", progress))
+            self.write("status.json", lambda: self.write_status("done", progress))
 
     def start_launch(self, progress: Progress) -> None:
         """Cut the records back to the checkpoint, and record where and with what this launch runs."""
@@ -98,7 +98,7 @@ class Run:
                 self.save(progress, best=best)
             if best:
                 self.best_fid = record["eval/fid"]
-            self.write(lambda: self.write_status("running", progress))
+            self.write("status.json", lambda: self.write_status("running", progress))
 
     def train_epoch(self, progress: Progress) -> Record:
         """One epoch, or what is left of it; `progress` then stands at its last step.
@@ -186,8 +186,8 @@ class Run:
         else:
             values |= compute_diagnostics(posterior.mu, posterior.sigma)
             values["posterior/reconstruction_l1"] = posterior.reconstruction_l1.mean().item()
-        path, normalisation = self.folder.samples / f"epoch-{epoch:06d}.png", self.evaluator.protocol.normalisation
-        self.write(lambda: save_samples(path, engine.variant, normalisation, self.config.seed))
+        name, normalisation = f"samples/epoch-{epoch:06d}.png", self.evaluator.protocol.normalisation
+        self.write(name, lambda: save_samples(self.folder.path / name, engine.variant, normalisation, self.config.seed))
         return {**values, "time/evaluation_seconds": time.perf_counter() - started}
 
     def build_images(self, posterior: Posterior | None, last: bool) -> Iterator[tuple[str, NumberedImages]]:
@@ -209,7 +209,7 @@ class Run:
         self.saved_at = time.monotonic()
 
     def record(self, record: Record) -> None:
-        self.write(lambda: self.folder.append_record(record))
+        self.write("records.jsonl", lambda: self.folder.append_record(record))
 
     def write_status(self, state: State, progress: Progress, **details: object) -> None:
         details |= {"epoch": progress.epoch, "epochs": self.config.epochs, "interruptions": self.interruptions}
@@ -221,14 +221,14 @@ class Run:
             with suppress(OSError):  # of a full disk the error itself says more
                 self.write_status(state, progress, reason=reason)
 
-    def write(self, write: Callable[[], None]) -> None:
-        """On the main process. Raises: StorageError, on every process, where the run's folder cannot be written."""
+    def write(self, name: str, write: Callable[[], None]) -> None:
+        """What the main process writes in the run's folder. Raises: StorageError, on every process, where it cannot."""
 
         def store() -> None:
             try:
                 write()
             except OSError as error:
-                raise StorageError(f"cannot write {error.filename or self.folder.path}: {error.strerror}") from error
+                raise StorageError(f"cannot write {self.folder.path / name}: {error.strerror or error}") from error
 
         self.engine.on_main(store)
 

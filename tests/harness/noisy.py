@@ -1,4 +1,4 @@
-"""A user's own variant that draws from torch's global random state; one rank is sent SIGTERM at a step of the test's."""
+"""A user's own variant that draws from torch's global random state; one rank gets SIGTERM at a step of the test's."""
 
 import os
 import signal

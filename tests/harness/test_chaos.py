@@ -18,7 +18,7 @@ from tests.harness.test_processes import finish, launch
 from tests.harness.test_train import assert_same_run, only_folder
 
 SEED = int(os.environ.get("CHAOS_SEED", random.randrange(2**32)))
-KILLS = int(os.environ.get("CHAOS_KILLS", "6"))
+KILLS = int(os.environ.get("CHAOS_KILLS", "4"))
 MANY = KILLS >= 50
 # Processes, and settings: the second of each saves at steps, and decodes by moving averages.
 AVERAGED = ("--set", "ema_decay=0.9", "--set", "checkpoint_minutes=0.0005", "--set", "checkpoint_every=3")

@@ -1,6 +1,5 @@
 """A checkpoint that is not as it was written gives way to the one before, with a warning, and the run ends the same."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.record import RunFolder
-from tests.harness.faults import EIGHT_EPOCHS, kill_at_epoch, train_pair
+from tests.harness.faults import EIGHT_EPOCHS, kill_all, kill_at_epoch, train_pair, wait_for
 from tests.harness.test_train import assert_same_run, only_folder, run, start
 
 OFTEN = ("--set", "checkpoint_every=2")
@@ -72,18 +71,21 @@ def test_the_one_before_is_used(
 
 
 def test_with_all_of_them_damaged_a_run_starts_anew_and_can_resume_again(
-    tmp_path: Path, killed: RunFolder, uninterrupted: RunFolder, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, killed: RunFolder, uninterrupted: RunFolder
 ) -> None:
     """What is damaged bears later epochs than the new ones, and must not take their place among those that are kept."""
     shutil.copytree(killed.path, tmp_path / killed.path.name, symlinks=True)
     folder = only_folder(tmp_path)
     for checkpoint in folder.checkpoints.glob("epoch-*"):
         truncate(checkpoint)
-    kill_at_epoch(start(tmp_path, *EIGHT_EPOCHS, "--set", "checkpoint_every=1", "keep_checkpoints=1"), tmp_path, 2)
-    launched = json.loads((folder.path / "environment.json").read_text())["launches"]
-    assert [launch["epoch"] for launch in launched] == [0, 0]
+    process = start(tmp_path, *EIGHT_EPOCHS, "--set", "checkpoint_every=1", "--set", "keep_checkpoints=1")
+    latest = folder.checkpoints / "latest"
+    wait_for(lambda: latest.readlink().name == "epoch-000002-step-000000", 60, "two epochs of a new beginning")
+    kill_all(process)
     assert run(tmp_path, *EIGHT_EPOCHS, *OFTEN) == 0
-    assert json.loads((folder.path / "environment.json").read_text())["launches"][-1]["epoch"] in (1, 2)
+    first, second, third = (launch["epoch"] for launch in folder.read_environment()["launches"])
+    assert (first, second) == (0, 0)
+    assert third >= 1
     assert_same_run(folder, uninterrupted)
 
 
