@@ -66,6 +66,7 @@ class Run:
 
     def start_launch(self, progress: Progress) -> None:
         """Cut the records back to the checkpoint, and record where and with what this launch runs."""
+        self.folder.remove_leftovers()
         self.folder.keep_records(through_epoch=progress.epoch)
         environment = describe_environment(self.engine, self.data, self.evaluator.protocol)
         launches = [*self.folder.read_environment().get("launches", []), {**environment, "epoch": progress.epoch}]

@@ -125,7 +125,7 @@ def test_a_run_that_is_killed_again_and_again_ends_the_same(trial: tuple[int, An
         assert_same_run(folder, whole)
         assert folder.read_status()["state"] == "done"
         assert folder.read_status()["interruptions"] <= killed
-        assert not [*folder.checkpoints.glob(".*")]
+        assert not [*folder.checkpoints.glob(".*"), *folder.samples.glob(".*"), *folder.path.glob(".records*")]
         launches = folder.read_environment()["launches"]
         resumed.update("from a checkpoint" if each["epoch"] else "from epoch 0" for each in launches[1:])
     found = ", ".join(f"{count} {what}" for what, count in chaos.found.most_common())
