@@ -109,11 +109,11 @@ class TestSignals:
             assert_same_run(folder, uninterrupted_pair)
 
     def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(self, tmp_path: Path) -> None:
-        arguments = (*SHORT, "--epochs", "1", "--set", "n_fake=12000")
+        arguments = (*SHORT, "--epochs", "1", "--set", "n_fake=6000")
         process = start(tmp_path / "stopped", *arguments)
         wait_for_epoch(tmp_path / "stopped", 0)
         folder = only_folder(tmp_path / "stopped")
-        time.sleep(1)  # an epoch of 20 steps is over by now, an evaluation of 12,000 images is not
+        time.sleep(1)  # an epoch of 20 steps is over by now, an evaluation of 6,000 images is not
         process.send_signal(signal.SIGTERM)
         process.communicate()
         assert folder.read_status()["state"] == "queued"
