@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test check bench chaos clean
 
 install: .venv/installed
 
@@ -26,6 +26,11 @@ test: check
 
 bench: install
 	$(BIN)/python -m pytest tests/benchmarks -s --override-ini=addopts=
+
+# kill -9 at random moments, KILLS times; CHAOS_SEED=<what was printed> repeats them.
+KILLS ?= 60
+chaos: install
+	CHAOS_KILLS=$(KILLS) $(BIN)/python -m pytest tests/harness/test_chaos.py -s --override-ini=addopts=
 
 clean:
 	rm -rf .venv build *.egg-info demo

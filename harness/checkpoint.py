@@ -8,12 +8,12 @@ checkpoints/epoch-EEEEEE-step-SSSSSS/
 checkpoints/latest, best  links to the newest one, and to the one of the lowest FID
 """
 
-import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness.cache import hash_file
 from harness.engine import Engine
 from harness.errors import InputError, StorageError, unknown
+from harness.manifest import MANIFEST, read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
 Which = Literal["best", "latest"]
@@ -35,11 +35,17 @@ class Progress:
     """How far a run is: whole epochs, steps into the next one, and the sums of that epoch's losses so far.
 
     No random state is needed to resume: all random numbers, of every rank, follow from the seed and the step.
+    `loss_sums` are each process's own: added to those of the steps to come, they round as if nothing had been saved.
     """
 
     epoch: int = 0
     step: int = 0
-    loss_sums: dict[str, float] = field(default_factory=dict)
+    loss_sums: dict[str, list[float]] = field(default_factory=dict)
+
+    def loss_sum(self, name: str, rank: int, num_processes: int) -> float:
+        """What one process goes on from: its own sum; the mean, if other processes than now have trained."""
+        each = self.loss_sums.get(name, [0.0])
+        return each[rank] if len(each) == num_processes else math.fsum(each) / len(each)
 
 
 def save_checkpoint(folder: Path, progress: Progress, engine: Engine, keep: int = 2, *, best: bool = False) -> None:
@@ -51,36 +57,36 @@ def save_checkpoint(folder: Path, progress: Progress, engine: Engine, keep: int 
     final = folder / f"epoch-{progress.epoch:06d}-step-{progress.step:06d}"
     temporary = folder / f".writing-{final.name}"
     try:
-        with _storing(final, engine):
+        with engine.raising_together(), _storing(final):
             if engine.is_main_process:
                 _make_room(folder)
                 temporary.mkdir(parents=True)
                 _save_tensors(engine.variant.state_dict(), temporary / "model.safetensors")
                 if engine.average is not None:
                     _save_tensors(engine.average.averages, temporary / "ema.safetensors")
-        with _storing(final, engine):
+        with engine.raising_together(), _storing(final):
             if engine.optimizer_file is not None:
                 _save_tensors(engine.optimizer_tensors(), temporary / engine.optimizer_file)
-        with _storing(final, engine):
+        with engine.raising_together(), _storing(final):
             if engine.is_main_process:
-                _finish(temporary, final, progress, engine)
-                _point(folder / "latest", final.name)
-                if best:
-                    _point(folder / "best", final.name)
-                _drop_old(folder, keep)
+                manifest = {**asdict(progress), "best": best, **_describe_optimizer(engine)}
+                _finish(temporary, final, manifest)
+                _point_to(final, best=best)
+                _drop_old(final, keep)
     except StorageError:
         if engine.is_main_process:
             shutil.rmtree(temporary, ignore_errors=True)  # a full disk has other uses for the space
         raise
 
 
-def load_checkpoint(folder: Path, engine: Engine) -> Progress:
+def load_checkpoint(folder: Path, engine: Engine, recorded: int | None = None) -> Progress:
     """Load the newest whole checkpoint into the engine; a damaged one is passed over with a warning.
 
+    So is one of a later epoch than `recorded`, whose records are lost: they are trained again.
     Returns: its progress; that of a fresh start if there is none.
     Raises: InputError if it was saved by processes among which this launch cannot share it.
     """
-    path = engine.on_main(lambda: _find_whole(folder))
+    path = engine.on_main(lambda: _find_whole(folder, recorded))
     if path is None:
         return Progress()
     with engine.raising_together():
@@ -95,28 +101,22 @@ def load_checkpoint(folder: Path, engine: Engine) -> Progress:
         scaler = engine.accelerator.scaler
         if scaler is not None and saved.get("grad_scaler"):
             scaler.load_state_dict(saved["grad_scaler"])
-    return Progress(saved["epoch"], saved["step"], saved["loss_sums"])
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """What progress.json of one checkpoint says. Raises: OSError or ValueError unless its files are as written."""
-    saved = json.loads((path / "progress.json").read_text())
-    if not isinstance(saved, dict) or not {"epoch", "step", "loss_sums"} <= saved.keys():
-        raise ValueError("progress.json does not say how far the run was")
-    for name, digest in saved.get("sha256", {}).items():
-        if hash_file(path / name) != digest:
-            raise ValueError(f"{name} is not as it was written")
-    return saved
+        if engine.is_main_process:
+            with _storing(path):
+                _point_to(path, best=saved.get("best", False))
+    # Older code kept one sum for all processes, their mean.
+    sums = {name: each if isinstance(each, list) else [each] for name, each in saved["loss_sums"].items()}
+    return Progress(saved["epoch"], saved["step"], sums)
 
 
 @contextmanager
-def _storing(final: Path, engine: Engine) -> Iterator[None]:
-    """One step of a save, at whose end the processes meet. Raises: StorageError on all of them, if one cannot write."""
-    with engine.raising_together():
-        try:
-            yield
-        except (OSError, SafetensorError) as error:
-            raise StorageError(f"cannot write the checkpoint {final}: {error}") from error
+def _storing(checkpoint: Path) -> Iterator[None]:
+    """Raises: StorageError if the disk is full, or fails."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        why = isinstance(error, OSError) and error.strerror
+        raise StorageError(f"cannot write the checkpoint {checkpoint}: {why or error}") from error
 
 
 def _check_sharing(path: Path, saved: dict[str, Any], engine: Engine) -> None:
@@ -143,52 +143,77 @@ def _describe_sharing(engine: Engine) -> dict[str, int] | None:
     return {"zero_stage": engine.zero_stage, "num_processes": engine.num_processes}
 
 
-def _find_whole(folder: Path) -> Path | None:
+def _describe_optimizer(engine: Engine) -> dict[str, Any]:
+    scaler = engine.accelerator.scaler
+    return {"sharing": _describe_sharing(engine), "grad_scaler": None if scaler is None else scaler.state_dict()}
+
+
+def _find_whole(folder: Path, recorded: int | None) -> Path | None:
+    passed_over = False
     for path in _newest_first(folder):
         try:
-            read_manifest(path)
+            saved = read_manifest(path)
+            if recorded is not None and saved["epoch"] > recorded:
+                raise ValueError(f"records.jsonl ends at epoch {recorded}")
         except (OSError, ValueError) as error:
-            logger.warning("checkpoint %s is damaged (%s): trying the one before it", path, error)
+            logger.warning("checkpoint %s cannot be used (%s): trying the one before it", path, error)
+            passed_over = True
             continue
         return path
+    if passed_over:
+        logger.warning("no checkpoint in %s can be used: starting anew", folder)
     return None
 
 
 def _make_room(folder: Path) -> None:
-    for left_by_a_kill in folder.glob(".writing-*"):
+    for left_by_a_kill in (*folder.glob(".writing-*"), *folder.glob(".dropping-*")):
         shutil.rmtree(left_by_a_kill)
 
 
-def _finish(temporary: Path, final: Path, progress: Progress, engine: Engine) -> None:
-    scaler = engine.accelerator.scaler
-    manifest = {
-        **asdict(progress),
-        "sharing": _describe_sharing(engine),
-        "grad_scaler": None if scaler is None else scaler.state_dict(),
-        "sha256": {file.name: hash_file(file) for file in sorted(temporary.iterdir())},
-    }
-    (temporary / "progress.json").write_text(json.dumps(manifest, indent=2))
-    for path in (temporary / "progress.json", temporary):
+def _finish(temporary: Path, final: Path, manifest: dict[str, Any]) -> None:
+    write_manifest(temporary, manifest)
+    for path in (temporary / MANIFEST, temporary):
         _flush_to_disk(path)
     if final.exists():
-        shutil.rmtree(final)
+        if _holds(final, read_manifest(temporary)):  # whoever is interrupted twice at a step saves the same again
+            shutil.rmtree(temporary)
+            return
+        _drop(final)
     temporary.rename(final)
     _flush_to_disk(final.parent)
 
 
-def _point(link: Path, name: str) -> None:
-    temporary = link.with_name(f".{link.name}")
-    with suppress(FileNotFoundError):
-        temporary.unlink()
-    temporary.symlink_to(name)
-    temporary.replace(link)
+def _holds(checkpoint: Path, manifest: dict[str, Any]) -> bool:
+    try:
+        return read_manifest(checkpoint) == manifest
+    except (OSError, ValueError):
+        return False
 
 
-def _drop_old(folder: Path, keep: int) -> None:
+def _point_to(checkpoint: Path, *, best: bool) -> None:
+    """Move the links to a checkpoint that is the newest, and maybe the best: a kill may have come before they moved."""
+    for name in ("latest", "best")[: 1 + best]:
+        link, temporary = checkpoint.with_name(name), checkpoint.with_name(f".{name}")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(checkpoint.name)
+        temporary.replace(link)
+
+
+def _drop_old(newest: Path, keep: int) -> None:
+    """All but the newest `keep` and the best. What is beyond the newest was passed over when the run resumed."""
+    folder = newest.parent
     best = (folder / "best").resolve().name
-    for old in _newest_first(folder)[keep:]:
-        if old.name != best:
-            shutil.rmtree(old)
+    upto = [path for path in _newest_first(folder) if path.name <= newest.name]
+    for path in _newest_first(folder):
+        if path not in upto[:keep] and path.name != best:
+            _drop(path)
+
+
+def _drop(checkpoint: Path) -> None:
+    """Removed under another name, so that a kill leaves no part of it under its own."""
+    gone = checkpoint.with_name(f".dropping-{checkpoint.name}")
+    checkpoint.rename(gone)
+    shutil.rmtree(gone)
 
 
 def _save_tensors(tensors: dict[str, Tensor], file: Path) -> None:

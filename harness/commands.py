@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from harness.errors import CommandError, InputError
+from harness.errors import CommandError, InputError, PeerLostError
 
 
 def run(
@@ -188,7 +188,8 @@ def call(function: Callable[..., Any], *arguments: Any) -> int:
     try:
         function(*arguments)
     except CommandError as error:
-        if is_main_process():
+        # Other errors all processes raise together; that one is gone, only those that are left can say.
+        if is_main_process() or isinstance(error, PeerLostError):
             print(f"aaebench: {error}", file=sys.stderr)
         return error.exit_status
     finally:

@@ -24,8 +24,8 @@ class DivergedError(CommandError):
 class StorageError(CommandError):
     """What a run has to write could not be written, most often for want of space."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what}; free some space and run the same command again: it resumes where it last saved")
+    def __str__(self) -> str:
+        return f"{self.args[0]}; free some space and run the same command again: it resumes where it last saved"
 
 
 class PeerLostError(CommandError):
@@ -40,9 +40,12 @@ class Interrupted(CommandError):
     """SIGINT, SIGTERM or SIGUSR2 arrived; what was under way has saved itself."""
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__(f"{Signals(signal_number).name}: saved; run the same command again to resume")
+        super().__init__(signal_number)  # alone, as other processes unpickle an error from its arguments
         self.signal_name = Signals(signal_number).name
         self.exit_status = 128 + signal_number
+
+    def __str__(self) -> str:
+        return f"{self.signal_name}: saved; run the same command again to resume"
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> str:

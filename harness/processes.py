@@ -103,20 +103,6 @@ class Processes:
             shared = gather_object([error if isinstance(error, CommandError) else known])
             raise next(first for first in shared if first is not None) from error
 
-    @contextmanager
-    def explaining_lost_peers(self) -> Iterator[None]:
-        """Raises: PeerLostError where communication fails, as it does when another process is killed."""
-        try:
-            yield
-        except RuntimeError as error:
-            lost = isinstance(error, torch.distributed.DistError) or any(n in str(error) for n in ("gloo", "NCCL"))
-            if self.num_processes == 1 or not lost:
-                raise
-            raise PeerLostError(
-                f"rank {self.rank} of {self.num_processes} has lost another process of this run, which was killed or "
-                f"failed ({str(error).splitlines()[0]}); run the same command again to resume"
-            ) from error
-
     def main_first(self, compute: Callable[[], T]) -> T:
         """Every process computes, the main one before the others, who then find in the cache what it left there.
 
@@ -140,3 +126,19 @@ class Processes:
         if isinstance(error, BaseException):
             raise error
         return cast(T, value)
+
+
+@contextmanager
+def explaining_lost_peers() -> Iterator[None]:
+    """Raises: PeerLostError where communication fails, as it does when another process is killed."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, torch.distributed.DistError) or any(n in str(error) for n in ("gloo", "NCCL"))
+        rank, num_processes = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+        if num_processes == "1" or not lost:
+            raise
+        raise PeerLostError(
+            f"rank {rank} of {num_processes} has lost another process of this run, which was killed or failed "
+            f"({str(error).splitlines()[0]}); run the same command again to resume"
+        ) from error

@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -106,6 +107,12 @@ class RunFolder:
         kept = [json.dumps(record) + "\n" for record in self.read_records() if record["epoch"] <= through_epoch]
         _replace_text(self.path / "records.jsonl", "".join(kept))
 
+    def remove_leftovers(self) -> None:
+        """What a kill left of files that only the owner of the folder writes; the status others write as well."""
+        for pattern in (".config.json.*", ".environment.json.*", ".records.jsonl.*", "samples/.*.png.*"):
+            for left in self.path.glob(pattern):
+                left.unlink()
+
 
 def find_run_folders(root: Path) -> Iterator[RunFolder]:
     """Every run folder under `root`, at any depth, in order of path: whatever holds a run's file counts.
@@ -147,9 +154,22 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 
 def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
+    with replacing_file(path) as temporary, temporary.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """A path beside `path`; the file there takes its place when the body is done. After an error it is removed.
+
+    A full disk has other uses for the space.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

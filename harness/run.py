@@ -1,10 +1,9 @@
 """One run from its newest checkpoint to its last epoch: training, evaluations, records, checkpoints."""
 
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -19,11 +18,13 @@ from harness.errors import DivergedError, InputError, Interrupted, StorageError
 from harness.evaluation.evaluate import Evaluator
 from harness.evaluation.images import GeneratedImages, NumberedImages, Reconstructions
 from harness.posterior import Posterior, compute_diagnostics, compute_posterior
+from harness.processes import explaining_lost_peers
 from harness.progress import TrainingProgress
 from harness.record import Record, RunFolder, State
 from harness.samplers import CodeDistribution, build_prior, fit_codes
 from harness.samples import save_samples
 from harness.seeding import derive_seed
+from harness.signals import NotedSignals
 from variants import AutoEncoder
 
 AGREE_EVERY = 16  # steps between two agreements of several processes on whether to stop
@@ -38,34 +39,34 @@ class Run:
         self.config, self.folder, self.engine, self.data, self.evaluator = config, folder, engine, data, evaluator
         self.steps_per_epoch = data.steps_per_epoch(config.batch_size)
         self.display = TrainingProgress(config, len(data), engine)
-        self.signal: int | None = None
+        self.signals = NotedSignals(engine.num_processes)
         self.best_fid = math.inf
         self.saved_at = time.monotonic()
 
     def run(self) -> None:
         """Train from the newest checkpoint to the last epoch."""
-        progress = load_checkpoint(self.folder.checkpoints, self.engine)
+        records = self.engine.on_main(self.folder.read_records)
+        progress = load_checkpoint(self.folder.checkpoints, self.engine, records[-1]["epoch"] if records else None)
         previous = self.folder.read_status()
         # A status that still says `running` is that of a launch which was killed.
         self.interruptions = previous.get("interruptions", 0) + (previous["state"] == "running")
-        with self.engine.raising_together(), storing(self.folder):
-            if self.engine.is_main_process:
-                self.start_launch(progress)
-        try:
-            with self.signals_noted(), self.display, self.engine.explaining_lost_peers(), storing(self.folder):
-                self.train(progress)
-        except Interrupted as interruption:
-            self.interruptions += 1
-            self.write_status("queued", progress, reason=f"interrupted by {interruption.signal_name}")
-            raise
-        except Exception as error:
-            with suppress(OSError):  # of a full disk the error itself says more
-                self.write_status("failed", progress, reason=f"{type(error).__name__}: {error}")
-            raise
-        self.write_status("done", progress)
+        self.write("environment.json", lambda: self.start_launch(progress))
+        with self.signals:
+            try:
+                with self.display, explaining_lost_peers():
+                    self.train(progress)
+            except Interrupted as interruption:
+                self.interruptions += 1
+                self.write_reason("queued", progress, f"interrupted by {interruption.signal_name}")
+                raise
+            except Exception as error:
+                self.write_reason("failed", progress, f"{type(error).__name__}: {error}")
+                raise
+            self.write("status.json", lambda: self.write_status("done", progress))
 
     def start_launch(self, progress: Progress) -> None:
         """Cut the records back to the checkpoint, and record where and with what this launch runs."""
+        self.folder.remove_leftovers()
         self.folder.keep_records(through_epoch=progress.epoch)
         environment = describe_environment(self.engine, self.data, self.evaluator.protocol)
         launches = [*self.folder.read_environment().get("launches", []), {**environment, "epoch": progress.epoch}]
@@ -98,7 +99,7 @@ class Run:
                 self.save(progress, best=best)
             if best:
                 self.best_fid = record["eval/fid"]
-            self.write_status("running", progress)
+            self.write("status.json", lambda: self.write_status("running", progress))
 
     def train_epoch(self, progress: Progress) -> Record:
         """One epoch, or what is left of it; `progress` then stands at its last step.
@@ -107,7 +108,9 @@ class Run:
         """
         config, engine = self.config, self.engine
         sums = {
-            name: torch.tensor(progress.loss_sums.get(name, 0.0), dtype=torch.float64, device=engine.device)
+            name: torch.tensor(
+                progress.loss_sum(name, engine.rank, engine.num_processes), dtype=torch.float64, device=engine.device
+            )
             for name in engine.phases
         }
         started, steps_before, saving = time.perf_counter(), progress.step, 0.0
@@ -129,7 +132,7 @@ class Run:
                 self.save(replace(progress, loss_sums=self.finite_sums(sums, progress)))
                 saving += time.perf_counter() - paused
             if stop:
-                raise Interrupted(self.signal or signal.SIGTERM)
+                raise self.signals.interruption()
         progress.loss_sums = self.finite_sums(sums, progress)
         seconds = time.perf_counter() - started - saving
         epoch = progress.epoch + 1
@@ -137,26 +140,30 @@ class Run:
         return {
             "epoch": epoch,
             "images_seen": epoch * self.steps_per_epoch * config.batch_size,
-            **{f"loss/{name}": total / self.steps_per_epoch for name, total in progress.loss_sums.items()},
+            **{
+                f"loss/{name}": math.fsum(each) / len(each) / self.steps_per_epoch
+                for name, each in progress.loss_sums.items()
+            },
             "time/images_per_second": trained / seconds,
             "time/epoch_seconds": seconds,
         }
 
-    def finite_sums(self, sums: dict[str, Tensor], progress: Progress) -> dict[str, float]:
-        """The losses' sums over the steps, averaged over the processes. Raises: DivergedError if one is not finite."""
-        values: dict[str, float] = {
-            name: self.engine.sum(total).item() / self.engine.num_processes for name, total in sums.items()
-        }
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise DivergedError(f"loss/{name} is {value} in epoch {progress.epoch + 1}; try a lower learning_rate")
+    def finite_sums(self, sums: dict[str, Tensor], progress: Progress) -> dict[str, list[float]]:
+        """Each loss's sums over the steps, one for each process. Raises: DivergedError if one is not finite."""
+        of_ranks = self.engine.concatenate(torch.stack([*sums.values()])[None])
+        values: dict[str, list[float]] = dict(zip(sums, of_ranks.T.tolist(), strict=True))
+        for name, each in values.items():
+            if not math.isfinite(sum(each)):
+                raise DivergedError(
+                    f"loss/{name} is {sum(each)} in epoch {progress.epoch + 1}; try a lower learning_rate"
+                )
         return values
 
     def after_batch(self, done: int) -> None:
         """Between batches of an evaluation, which can take seconds each."""
         self.display.show_evaluation(done, self.evaluator.protocol.n_fake)
-        if self.engine.agree(self.signal is not None)[0]:
-            raise Interrupted(self.signal or signal.SIGTERM)
+        if self.engine.agree(bool(self.signals))[0]:
+            raise self.signals.interruption()
 
     def evaluate(self, epoch: int) -> Record:
         with self.engine.evaluating():
@@ -180,9 +187,8 @@ class Run:
         else:
             values |= compute_diagnostics(posterior.mu, posterior.sigma)
             values["posterior/reconstruction_l1"] = posterior.reconstruction_l1.mean().item()
-        if engine.is_main_process:
-            path = self.folder.samples / f"epoch-{epoch:06d}.png"
-            save_samples(path, engine.variant, self.evaluator.protocol.normalisation, self.config.seed)
+        name, normalisation = f"samples/epoch-{epoch:06d}.png", self.evaluator.protocol.normalisation
+        self.write(name, lambda: save_samples(self.folder.path / name, engine.variant, normalisation, self.config.seed))
         return {**values, "time/evaluation_seconds": time.perf_counter() - started}
 
     def build_images(self, posterior: Posterior | None, last: bool) -> Iterator[tuple[str, NumberedImages]]:
@@ -204,45 +210,32 @@ class Run:
         self.saved_at = time.monotonic()
 
     def record(self, record: Record) -> None:
-        if self.engine.is_main_process:
-            self.folder.append_record(record)
+        self.write("records.jsonl", lambda: self.folder.append_record(record))
 
     def write_status(self, state: State, progress: Progress, **details: object) -> None:
+        details |= {"epoch": progress.epoch, "epochs": self.config.epochs, "interruptions": self.interruptions}
+        self.folder.write_status(state, **details)
+
+    def write_reason(self, state: State, progress: Progress, reason: str) -> None:
+        """Why this run ends early. It asks no other process, as they may be gone."""
         if self.engine.is_main_process:
-            details |= {"epoch": progress.epoch, "epochs": self.config.epochs, "interruptions": self.interruptions}
-            self.folder.write_status(state, **details)
+            with suppress(OSError):  # of a full disk the error itself says more
+                self.write_status(state, progress, reason=reason)
+
+    def write(self, name: str, write: Callable[[], None]) -> None:
+        """What the main process writes in the run's folder. Raises: StorageError, on every process, where it cannot."""
+
+        def store() -> None:
+            try:
+                write()
+            except OSError as error:
+                raise StorageError(f"cannot write {self.folder.path / name}: {error.strerror or error}") from error
+
+        self.engine.on_main(store)
 
     def decide(self, step: int) -> tuple[bool, ...]:
         """After a step of an epoch: whether to stop, and whether to save. All processes decide alike."""
         if self.engine.num_processes > 1 and step % AGREE_EVERY and step < self.steps_per_epoch:
             return False, False
         due = time.monotonic() - self.saved_at > self.config.checkpoint_minutes * 60
-        return self.engine.agree(self.signal is not None, due and step < self.steps_per_epoch)
-
-    @contextmanager
-    def signals_noted(self) -> Iterator[None]:
-        """SIGINT, SIGTERM and SIGUSR2 are noted, to be acted on at a step's end.
-
-        A second SIGINT or SIGTERM acts at once. SLURM's warning, SIGUSR2, comes from several sides and never does.
-        """
-
-        def note(number: int, _: object) -> None:
-            self.signal = number
-            if number != signal.SIGUSR2:
-                signal.signal(number, signal.SIG_DFL)
-
-        before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-@contextmanager
-def storing(folder: RunFolder) -> Iterator[None]:
-    """Raises: StorageError where the run's folder cannot be written any more."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"cannot write {folder.path}: {error}") from error
+        return self.engine.agree(bool(self.signals), due and step < self.steps_per_epoch)

@@ -10,6 +10,7 @@ from torch import Tensor
 from harness.evaluation.images import to_pixels
 from harness.evaluation.protocol import Normalisation
 from harness.normalisation import evaluation_mode
+from harness.record import replacing_file
 from harness.seeding import build_generator
 from variants import Variant
 
@@ -25,9 +26,8 @@ def save_samples(path: Path, variant: Variant, normalisation: Normalisation, see
     z = torch.randn(256, variant.latent_dim, generator=build_generator(seed, "samples")).to(device)
     with evaluation_mode(variant, normalisation):
         grid = build_grid(to_pixels(variant.decode(z)[: ROWS * COLUMNS], "uint8").cpu())
-    temporary = path.with_name(f".{path.name}")
-    Image.fromarray(grid).save(temporary, format="PNG")
-    temporary.replace(path)
+    with replacing_file(path) as temporary:
+        Image.fromarray(grid).save(temporary, format="PNG")
 
 
 def build_grid(images: Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ from harness.evaluation.evaluate import Evaluator
 from harness.features import load_feature_network
 from harness.guard import check_folder, create_folder
 from harness.lock import owned
-from harness.processes import Processes, build_accelerator
+from harness.processes import Processes, build_accelerator, explaining_lost_peers
 from harness.record import RunFolder
 from harness.run import Run
 from harness.seeding import derive_seed
@@ -26,15 +26,16 @@ def train(config: RunConfig, out: Path) -> RunFolder:
     """Train and evaluate one run in its folder under `out`; a started run is resumed, a finished one left as it is.
 
     Raises: InputError for anything that the user can mend, before anything is written; DivergedError, with the status
-        saying why; Interrupted after a signal, with everything saved.
+        saying why; Interrupted after a signal, with everything saved; StorageError; PeerLostError.
     """
     folder = RunFolder(out / config.run_id)
     check_folder(folder, config)
     if folder.read_status()["state"] == "done":
         return folder
-    engine, data, evaluator = prepare(config)
-    check_folder(folder, config)  # again, as preparing may have brought the data
     with ExitStack() as stack:
+        stack.enter_context(explaining_lost_peers())
+        engine, data, evaluator = prepare(config)
+        check_folder(folder, config)  # again, as preparing may have brought the data
         with engine.raising_together():
             if engine.is_main_process:
                 create_folder(folder, config)

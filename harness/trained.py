@@ -10,9 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harness.checkpoint import Which, find_checkpoint, read_manifest
+from harness.checkpoint import Which, find_checkpoint
 from harness.errors import InputError
 from harness.evaluation.protocol import ProtocolDefinition, load_definition
+from harness.manifest import read_manifest
 from harness.record import RunFolder
 from variants import Variant, build, load_variant
 

@@ -4,8 +4,26 @@ from pathlib import Path
 
 import pytest
 
+from harness.record import RunFolder
+from tests.harness.test_processes import finish, launch
 from tests.harness.test_train import SHORT, only_folder, run
 from tests.harness.trained import train_briefly
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of eight epochs."""
+    out = tmp_path_factory.mktemp("uninterrupted")
+    assert run(out, *SHORT, "--epochs", "8", "--seed", "0") == 0
+    return only_folder(out)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted_pair(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of eight epochs on two processes."""
+    out = tmp_path_factory.mktemp("pair")
+    finish(launch(out, 2, "-m", "harness.train", *SHORT, "--epochs", "8"))
+    return only_folder(out)
 
 
 @pytest.fixture(scope="session")

@@ -59,3 +59,13 @@ def test_run_folders_are_found_at_any_depth(folder: RunFolder, tmp_path: Path) -
         RunFolder(tmp_path / name).create({})
     (tmp_path / "not a run").mkdir()
     assert [found.path.name for found in find_run_folders(tmp_path)] == ["b", "a", "z"]
+
+
+def test_what_a_kill_left_half_written_is_removed_and_nothing_else(folder: RunFolder) -> None:
+    folder.write_status("running")
+    folder.append_record({"epoch": 0, "images_seen": 0})
+    before = {*folder.path.rglob("*")}
+    for name in (".environment.json.12", ".records.jsonl.345", "samples/.epoch-000002.png.6"):
+        (folder.path / name).write_text("{")
+    folder.remove_leftovers()
+    assert {*folder.path.rglob("*")} == before
