@@ -68,7 +68,8 @@ def run(
     out
         The folder that holds run folders.
     """
-    from harness.config import build_config, load_config_file, parse_assignments  # noqa: PLC0415 (imports torch)
+    from harness.config import build_config  # noqa: PLC0415 (imports torch)
+    from harness.settings import load_config_file, parse_assignments  # noqa: PLC0415
     from harness.train import train  # noqa: PLC0415
 
     named = {

@@ -3,14 +3,10 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable
 from functools import cache, cached_property
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,6 +23,7 @@ from harness.errors import InputError, unknown
 from harness.evaluation.protocol import DefinitionLike, ExtractorName, load_named_definition
 from harness.precision import Precision
 from harness.record import ADDED_FIELDS
+from harness.settings import load_preset, merge_fields
 from variants import VARIANTS, Architecture, AutoEncoder, Variant, load_variant
 from variants.networks_conv import require_image_size
 
@@ -223,71 +220,18 @@ def build_config(*layers: dict[str, Any]) -> RunConfig:
     """
     fields: dict[str, Any] = {}
     for layer in layers:
-        _merge(fields, layer)
+        merge_fields(fields, layer)
     preset = fields.pop("preset", None)
     if preset is not None:
         overrides, fields = fields, {}
-        _merge(fields, load_preset(preset))
-        _merge(fields, overrides)
+        merge_fields(fields, load_preset(preset))
+        merge_fields(fields, overrides)
     try:
         return RunConfig.model_validate(fields)
     except ValidationError as error:
         # A default that depends on a field in error has nothing to add.
         details = [detail for detail in error.errors() if detail["type"] != "default_factory_not_called"]
         raise InputError("\n".join(_explain(detail) for detail in details)) from error
-
-
-def load_config_file(path: Path) -> dict[str, Any]:
-    """The fields in a YAML or JSON file. Raises: InputError if it is missing or holds no mapping."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise InputError(f"{path} holds no mapping of fields to values, as in `epochs: 5`")
-    return content
-
-
-def load_preset(name: str) -> dict[str, Any]:
-    """The fields of a preset shipped in harness/presets. Raises: InputError for an unknown name."""
-    presets = _find_presets()
-    if not isinstance(name, str) or name not in presets:
-        raise InputError(unknown("preset", str(name), presets))
-    return _read_preset(presets[name])
-
-
-@cache
-def _find_presets() -> dict[str, Traversable]:
-    return {Path(file.name).stem: file for file in (files("harness") / "presets").iterdir()}
-
-
-@cache
-def _read_preset(file: Traversable) -> dict[str, Any]:
-    return yaml.safe_load(file.read_text())
-
-
-def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """`KEY=VALUE` strings to fields; values are read as YAML. Raises: InputError for one without `=`."""
-    fields: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals or not key:
-            raise InputError(f"--set {assignment} is no KEY=VALUE, as in --set epochs=5 or --set options.n=3")
-        try:
-            _merge(fields, {key: yaml.safe_load(value)})
-        except (ValueError, yaml.YAMLError) as error:
-            raise InputError(f"--set {assignment}: the value is no YAML ({' '.join(str(error).split())})") from error
-    return fields
-
-
-def _merge(fields: dict[str, Any], layer: dict[str, Any]) -> None:
-    for key, value in layer.items():
-        if key.startswith("options."):
-            _merge(fields, {"options": {key.removeprefix("options."): value}})
-        elif key == "options" and isinstance(value, dict) and isinstance(fields.get("options", {}), dict):
-            fields["options"] = {**fields.get("options", {}), **value}
-        else:
-            fields[key] = value
 
 
 def _explain(detail: Any) -> str:

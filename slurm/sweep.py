@@ -6,8 +6,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from harness.config import RunConfig, build_config, load_config_file
+from harness.config import RunConfig, build_config
 from harness.errors import InputError, unknown
+from harness.settings import load_config_file
 from slurm.options import SlurmOptions, build_options
 
 KEYS = ("name", "grid", "fixed", "exclude", "slurm")

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import NOT_IN_RUN_ID, RunConfig, build_config, load_config_file, parse_assignments
+from harness.config import NOT_IN_RUN_ID, RunConfig, build_config
 from harness.errors import InputError
+from harness.settings import load_config_file, parse_assignments
 
 ANOTHER = {
     "variant": "n_iter",

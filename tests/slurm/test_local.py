@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import RunConfig, build_config, load_config_file
+from harness.config import RunConfig, build_config
 from harness.errors import InputError
 from harness.record import RunFolder, find_run_folders
+from harness.settings import load_config_file
 from slurm.local import run_locally
 from tests.harness.test_train import ROOT
 
@@ -42,7 +43,8 @@ def test_what_is_done_is_not_run_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_every_run(tmp_path: Path, number: signal.Signals) -> None:
     code = (
-        "from pathlib import Path; from harness.config import build_config, load_config_file; "
+        "from pathlib import Path; from harness.config import build_config; "
+        "from harness.settings import load_config_file; "
         "from slurm.local import run_locally\n"
         "base = load_config_file(Path('tests/harness/short.yaml'))\n"
         "configs = [build_config(base, {'epochs': 5000, 'seed': seed}) for seed in range(3)]\n"
