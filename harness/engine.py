@@ -74,8 +74,14 @@ class Engine(Processes):
         `step` counts from the start of the run; all randomness of the step follows from it.
         """
         self.noise.start_step(step)
-        torch.manual_seed(derive_seed(self.config.seed, "step", step, self.rank))  # what a user's own variant draws
+        self._seed_global_state(derive_seed(self.config.seed, "step", step, self.rank))
         return self._run_phases(x)
+
+    def _seed_global_state(self, seed: int) -> None:
+        """What a user's own variant draws follows from the step too. (torch.manual_seed would take 1 % of the step.)"""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _run_every_phase(self, x: Tensor) -> dict[str, Tensor]:
         """A step without its seeding. Nothing in it waits for the device, so it can be captured."""

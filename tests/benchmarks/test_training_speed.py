@@ -131,13 +131,15 @@ class SeparateAdams:
     """A variant's phases as the engine runs them, each with a fused Adam of its own."""
 
     def __init__(self, variant: str) -> None:
-        self.variant = prepare(benchmark_config(variant))[0].variant
+        self.engine = prepare(benchmark_config(variant))[0]  # for its draws: any way to train needs them
+        self.variant = self.engine.variant
         self.phases = self.variant.phases()
         self.updates = {name: [p for m in phase.updates for p in m.parameters()] for name, phase in self.phases.items()}
         self.adams = {name: torch.optim.Adam(ps, lr=1e-4, fused=True) for name, ps in self.updates.items()}
 
     def step(self, x: Tensor) -> None:
         for name, phase in self.phases.items():
+            self.engine.noise.start_update()
             self.variant.requires_grad_(False)
             for parameter in self.updates[name]:
                 parameter.requires_grad_(True)
