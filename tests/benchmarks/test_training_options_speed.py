@@ -17,7 +17,10 @@ __all__ = ["two_threads"]
         ({"ema_decay": 0.999}, 1.05),
         ({"optimizer": "adamw"}, 1.05),
         ({"gradient_accumulation": 4}, 1.5),  # each part encodes for itself in each phase
-        ({"mixed_precision": "bf16"}, 10.0),  # 2 to 3 times as slow without a CPU's matrix units: GPUs only
+        (
+            {"mixed_precision": "bf16"},
+            10.0,
+        ),  # faster where a CPU has matrix units for it, 2 to 3 times as slow elsewhere
     ],
 )
 def test_an_option_costs(fields: dict[str, object], bound: float) -> None:
