@@ -68,8 +68,7 @@ def check_launch(
             "ACCELERATE_USE_CPU=true before it) or torchrun, or unset WORLD_SIZE"
         )
     local = int(environment.get("LOCAL_WORLD_SIZE", "1"))
-    visible = n_gpus * local if _sees_only_its_own_gpu() else n_gpus
-    if n_gpus and local > visible:
+    if 0 < n_gpus < local and not _sees_only_its_own_gpu():
         raise InputError(
             f"{local} processes were launched on this node, which has {n_gpus} GPUs; launch {n_gpus} processes"
         )

@@ -23,7 +23,8 @@ def build_accelerator(
 ) -> Accelerator:
     """Raises: InputError if the launcher asked for what this run or machine does not do, or did less than asked."""
     check_precision(precision)
-    on_gpu = torch.cuda.is_available()
+    wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1")
+    on_gpu = torch.cuda.is_available() and not wants_cpu
     check_launch(precision, gradient_accumulation, gradient_clipping, torch.cuda.device_count() if on_gpu else 0)
     plugin = build_deepspeed_plugin(gradient_accumulation, gradient_clipping) if uses_deepspeed() else None
     handlers = [
