@@ -60,7 +60,7 @@ class TestBadInput:
         config = folder.read_config()
         folder.config_file.write_text(json.dumps(config | {"latent_dim": 11}))
         assert run(tmp_path, *SHORT, "--epochs", "1") == 2
-        assert "was it edited, or its folder renamed?" in capfd.readouterr().err
+        assert "latent_dim is 11 there, 10 here); was it edited, or its folder renamed?" in capfd.readouterr().err
         folder.config_file.write_text("{")
         assert run(tmp_path, *SHORT, "--epochs", "1") == 2
         assert "remove the folder to start this run anew" in capfd.readouterr().err
