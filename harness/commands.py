@@ -1,5 +1,6 @@
 """The commands of one run: `aaebench run`, `aaebench stage`."""
 
+import gc
 import json
 import os
 import sys
@@ -199,9 +200,10 @@ def call(function: Callable[..., Any], *arguments: Any) -> int:
 
 
 def _leave_processes() -> None:
-    """gloo's threads abort a process that ends while they live."""
+    """gloo's threads abort a process that ends while they live, and whoever refers to them keeps them alive."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        gc.collect()
         distributed.destroy_process_group()
 
 

@@ -62,11 +62,11 @@ class Engine(Processes):
             self._container, self._stepper = accelerator.prepare(variant, self.optimizer)
         self._trains = {name: {id(p) for p in parameters} for name, parameters in updates.items()}
         self.average = None if config.ema_decay is None else self._build_average(config.ema_decay)
-        self._run_phases = self._run_every_phase
+        self._captured: CapturedStep | None = None
         if config.compile:
             compile_modules(module for phase in self.phases.values() for module in phase.updates)
             if self.device.type == "cuda" and self.num_processes == 1:
-                self._run_phases = CapturedStep(self._run_every_phase, [self.noise.generator])
+                self._captured = CapturedStep(self._run_phases, [self.noise.generator])
 
     def step(self, x: Tensor, step: int) -> dict[str, Tensor]:
         """Every phase on images (B / num_processes, C, S, S). Returns: each phase's loss, () float32, on the device.
@@ -75,7 +75,7 @@ class Engine(Processes):
         """
         self.noise.start_step(step)
         self._seed_global_state(derive_seed(self.config.seed, "step", step, self.rank))
-        return self._run_phases(x)
+        return self._run_phases(x) if self._captured is None else self._captured(x)
 
     def _seed_global_state(self, seed: int) -> None:
         """What a user's own variant draws follows from the step too. (torch.manual_seed would take 1 % of the step.)"""
@@ -83,7 +83,7 @@ class Engine(Processes):
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def _run_every_phase(self, x: Tensor) -> dict[str, Tensor]:
+    def _run_phases(self, x: Tensor) -> dict[str, Tensor]:
         """A step without its seeding. Nothing in it waits for the device, so it can be captured."""
         parts = x.chunk(self.config.gradient_accumulation) if self.config.gradient_accumulation > 1 else (x,)
         losses = {}
