@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import psutil
+import pytest
 
 from tests.harness.test_processes import finish, launch
 from tests.harness.test_train import ROOT, only_folder
@@ -32,6 +33,7 @@ def test_two_processes_of_one_thread_against_one_of_two(fashion_mnist: Path, tmp
     assert median(ratios) >= 0.85
 
 
+@pytest.mark.timeout(3600)
 def test_a_hundred_epochs_of_fashion_mnist_grow_by_less_than_twenty_megabytes(
     fashion_mnist: Path, tmp_path: Path
 ) -> None:
