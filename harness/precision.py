@@ -29,13 +29,14 @@ def check_precision(precision: Precision) -> None:
 @contextmanager
 def computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
     """What runs inside computes in this precision, and what runs after it in float32 again."""
-    _allow_tf32(precision == "tf32")
+    allow_tf32_everywhere(precision == "tf32")
     try:
         with torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST):
             yield
     finally:
-        _allow_tf32(False)
+        allow_tf32_everywhere(False)
 
 
-def _allow_tf32(allowed: bool) -> None:
+def allow_tf32_everywhere(allowed: bool) -> None:
+    """For products of matrices and convolutions; PyTorch's own default allows it for the latter."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.errors import CommandError, InputError, PeerLostError
 from harness.launch import build_deepspeed_plugin, check_launch, uses_deepspeed
-from harness.precision import Precision, check_precision
+from harness.precision import Precision, allow_tf32_everywhere, check_precision
 
 T = TypeVar("T")
 
@@ -23,6 +23,7 @@ def build_accelerator(
 ) -> Accelerator:
     """Raises: InputError if the launcher asked for what this run or machine does not do, or did less than asked."""
     check_precision(precision)
+    allow_tf32_everywhere(False)  # what is scored before the first step is float32 too
     wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1")
     on_gpu = torch.cuda.is_available() and not wants_cpu
     check_launch(precision, gradient_accumulation, gradient_clipping, torch.cuda.device_count() if on_gpu else 0)

@@ -11,6 +11,7 @@ from harness.config import build_config
 from harness.errors import InputError
 from harness.optimizer import PhasedAdam
 from harness.precision import check_precision, computing_in
+from harness.processes import build_accelerator
 from tests.engines import build_engine
 from tests.harness.test_train import SHORT, only_folder, run
 from tests.variants.test_every_variant import build_default
@@ -70,6 +71,12 @@ class TestTensorFloat32:
         with computing_in("no", CPU):
             assert not torch.backends.cuda.matmul.allow_tf32
             assert not torch.backends.cudnn.allow_tf32
+
+    def test_is_off_from_the_start(self) -> None:
+        """PyTorch allows it for convolutions, and a reference is featurised before the first step."""
+        torch.backends.cudnn.allow_tf32 = True
+        build_accelerator()
+        assert not torch.backends.cudnn.allow_tf32
 
     def test_needs_a_gpu_of_its_generation(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
