@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,32 +116,34 @@ class TestErrors:
             harness.load(exported)
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """Files of this process end after 500 bytes, as on a disk that is full."""
+    """Files of this process end after 500 bytes, as on a disk that is full.
+
+    Not a fixture: pytest would write its own progress, maybe to a file, before the limit is lifted.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class TestNothingIsHalfWritten:
-    def test_on_a_full_disk(self, brief_run: Path, here: Path, full_disk: None) -> None:
+    def test_on_a_full_disk(self, brief_run: Path, here: Path) -> None:
         for write in (
             lambda: write_export(brief_run, "best", here / "new" / "model"),
             lambda: write_images(brief_run, 9, 0, "best", here / "new" / "samples"),
         ):
-            with pytest.raises(InputError, match=r"cannot write .*free some space"):
+            with full_disk(), pytest.raises(InputError, match=r"cannot write .*free some space"):
                 write()
         assert list(here.iterdir()) == []
 
-    def test_an_earlier_export_outlives_a_failure(
-        self, brief_run: Path, here: Path, request: pytest.FixtureRequest
-    ) -> None:
+    def test_an_earlier_export_outlives_a_failure(self, brief_run: Path, here: Path) -> None:
         write_export(brief_run, "best", here / "model")
         before = listing(here)
-        request.getfixturevalue("full_disk")
-        with pytest.raises(InputError, match="free some space"):
+        with full_disk(), pytest.raises(InputError, match="free some space"):
             write_export(brief_run, "best", here / "model")
         assert listing(here) == before
 
