@@ -23,7 +23,7 @@ app.command(
     name="export",
     help="""Write a trained model on its own: weights, configuration and a card, in one folder.
 
-    It holds all that encoding and decoding need and loads wherever aaebench is installed, in Python:
+    Prints the folder. It holds all that encoding and decoding need and loads wherever aaebench is installed, in Python:
 
     import harness; model = harness.load("FOLDER"); images = model.decode(model.sample_prior(64))
     """,
@@ -33,7 +33,8 @@ app.command(
     name="sample",
     help="""Draw images from a trained model: a folder of PNG files, and a picture of the first 64.
 
-    BatchNorm normalises as the run's protocol does when it scores; the first 64 of 10,000 images are those of -n 64.
+    Prints the folder. BatchNorm normalises as the run's protocol does when it scores; the first 64 of 10,000 images are
+    those of -n 64.
 
     To score them: aaebench score --real REAL --fake FOLDER
     """,

@@ -82,7 +82,7 @@ def _facts(trained: Trained, environment: dict[str, Any], record: Record | None)
     config, origin = trained.config, trained.origin
     options = ", ".join(f"{name} = {value}" for name, value in config["options"].items())
     yield "variant", f"`{config['variant']}`" + (f" ({options})" if options else "")
-    yield "architecture", f"{config.get('architecture', 'mlp')}, {config['latent_dim']} latent dimensions"
+    yield "architecture", f"{config['architecture']}, {config['latent_dim']} latent dimensions"
     scored = environment.get("protocol", {})
     images = f"{scored['n_real']:,} training images" if scored.get("reference") == "train" else "its training images"
     channels = "1 channel" if config["channels"] == 1 else f"{config['channels']} channels"

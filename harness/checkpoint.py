@@ -1,4 +1,4 @@
-"""Checkpoints: written to a fresh folder by all processes, renamed when whole; the newest whole one is resumed from.
+"""Checkpoints: written to a fresh folder, renamed when whole; the newest whole one is resumed from.
 
 checkpoints/epoch-EEEEEE-step-SSSSSS/
   model.safetensors       weights and buffers of the variant

@@ -48,7 +48,7 @@ def check_launch(
     ]
     for variable, field, neutral, value in told:
         asked = environment.get(variable, neutral)
-        if asked not in (neutral, "none", "auto", str(value)):
+        if asked not in (neutral, "none", "auto") and not _same(asked, value):
             raise InputError(
                 f"the launcher was given {field} = {asked}, the run {value}; it is part of a run's identity, so give "
                 f"it to the run: --set {field}={asked}"
@@ -72,6 +72,14 @@ def check_launch(
         raise InputError(
             f"{local} processes were launched on this node, which has {n_gpus} GPUs; launch {n_gpus} processes"
         )
+
+
+def _same(asked: str, value: object) -> bool:
+    """Whether text says this value; `1` is 1.0, as launchers and YAML files write it."""
+    try:
+        return float(asked) == float(str(value))
+    except ValueError:
+        return asked == str(value)
 
 
 def _sees_only_its_own_gpu() -> bool:

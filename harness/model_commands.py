@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 
 def export(run: Path, /, *, out: Path | None = None, checkpoint: Literal["best", "latest"] = "best") -> None:
-    """Write a trained model on its own to one folder; prints that folder.
+    """Write a trained model on its own to one folder.
 
     Parameters
     ----------
@@ -33,8 +33,6 @@ def sample(
     checkpoint: Literal["best", "latest"] = "best",
 ) -> None:
     """Draw images from a trained model into a folder of PNG files, with a picture of the first 64 beside it.
-
-    Prints the folder, which holds nothing but images.
 
     Parameters
     ----------

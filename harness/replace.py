@@ -33,7 +33,7 @@ def replacing(folder: Path) -> Iterator[Path]:
             final.rename(old)
         try:
             new.rename(final)
-        except OSError:
+        except BaseException:
             if old.exists():
                 old.rename(final)
             raise

@@ -54,6 +54,11 @@ def prepare(config: RunConfig) -> tuple[Engine, TrainingSet, Evaluator]:
             f"batch_size = {config.batch_size} cannot be shared equally by {accelerator.num_processes} processes{each};"
             f" set it to a multiple of {parts}"
         )
+    if config.batch_size == parts:
+        raise InputError(
+            f"batch_size = {config.batch_size} leaves one image for each of {parts} shares, and BatchNorm needs two; "
+            f"set it to {2 * parts} or more"
+        )
     data = Processes(accelerator).main_first(
         lambda: load_training_set(config.dataset, config.image_size, config.channels, config.max_images)
     )

@@ -89,6 +89,7 @@ def mmd(z: Tensor, z_prior: Tensor) -> Tensor:
         squared = (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp(min=0)
         return torch.stack([constant / (constant + squared) for constant in constants]).sum(dim=0)
 
-    within_z, within_prior = kernel(z, z), kernel(z_prior, z_prior)
-    within = (within_z.sum() - within_z.trace() + within_prior.sum() - within_prior.trace()) / (n * (n - 1))
-    return within - 2 * kernel(z, z_prior).mean()
+    with torch.autocast(z.device.type, enabled=False):  # which would take the inner products in lower precision
+        within_z, within_prior = kernel(z, z), kernel(z_prior, z_prior)
+        within = (within_z.sum() - within_z.trace() + within_prior.sum() - within_prior.trace()) / (n * (n - 1))
+        return within - 2 * kernel(z, z_prior).mean()

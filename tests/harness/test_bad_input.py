@@ -25,6 +25,7 @@ class TestBadInput:
             (("--image-size", "500"), "takes 8 to 128 px"),
             (("--set", "architecture=conv", "--image-size", "50"), "halves the side to 4 to 7 px: it takes 32, 40"),
             (("--batch-size", "1000"), "batch_size = 1000 is more than the 320 images"),
+            (("--batch-size", "2", "--set", "gradient_accumulation=2"), "BatchNorm needs two; set it to 4 or more"),
             (("--extractor", "inception"), "aaebench stage --inception"),
             (("--mixed-precision", "fp16"), "needs a GPU"),
             (("--set", "epoch=3"), "unknown field 'epoch'; did you mean epochs?"),

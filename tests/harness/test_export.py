@@ -43,9 +43,11 @@ class Refined(AAE):
 
 
 class TestEveryVariant:
-    @pytest.mark.parametrize("name", VARIANTS)
-    def test_is_loaded_and_exported_as_it_was_trained(self, name: str, here: Path) -> None:
-        folder, evaluator = train_briefly(here / "runs", variant=name)
+    @pytest.mark.parametrize(
+        "fields", [*({"variant": name} for name in VARIANTS), {"architecture": "conv", "batch_size": 8}], ids=str
+    )
+    def test_is_loaded_and_exported_as_it_was_trained(self, fields: dict[str, Any], here: Path) -> None:
+        folder, evaluator = train_briefly(here / "runs", **fields)
         state = torch.get_rng_state()
         loaded, exported = harness.load(folder.path), harness.load(write_export(folder.path, "best"))
         assert torch.equal(torch.get_rng_state(), state), "loading draws nothing from the caller's random numbers"

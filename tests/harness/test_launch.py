@@ -75,6 +75,7 @@ class TestMoreProcessesThanGPUs:
     [
         ("ACCELERATE_MIXED_PRECISION", "bf16", "mixed_precision=bf16"),
         ("ACCELERATE_GRADIENT_CLIPPING", "1.0", "gradient_clipping=1.0"),
+        ("ACCELERATE_GRADIENT_CLIPPING", "1", "gradient_clipping=1"),
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "gradient_accumulation=4"),
     ],
 )

@@ -155,6 +155,23 @@ class TestNothingIsHalfWritten:
             new.rmdir()
         assert listing(here).keys() == before.keys()
 
+    def test_what_was_there_outlives_an_interrupt_between_the_renames(
+        self, here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (here / "model").mkdir()
+        (here / "model" / "weights").write_text("old")
+        rename = Path.rename
+
+        def interrupted(self: Path, target: Path) -> Path:
+            if self.name.startswith(".writing-") and not self.name.endswith("-old"):
+                raise KeyboardInterrupt
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt), replacing(Path("model")):
+            pass
+        assert [(file.name, file.read_text()) for file in here.glob("*/*")] == [("weights", "old")]
+
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
     def test_by_a_process_that_is_stopped(self, number: signal.Signals, brief_run: Path, here: Path) -> None:
         arguments = ["sample", str(brief_run), "-n", "100000", "--out", "samples"]

@@ -154,6 +154,12 @@ class TestWAE:
         assert abs(draws.mean()) < 3 * standard_error
         assert (draws < 0).any(), "an unbiased estimate goes below zero"
 
+    def test_mmd_is_float32s_under_autocast(self) -> None:
+        z, z_prior = torch.randn(2, 64, Z, generator=torch.Generator().manual_seed(0))
+        with torch.autocast("cpu", torch.bfloat16):
+            lower = mmd(z, z_prior)
+        assert torch.equal(lower, mmd(z, z_prior))
+
     def test_mmd_sees_what_differs(self) -> None:
         z, z_prior = torch.randn(2, 500, Z, generator=torch.Generator().manual_seed(0))
         for other in (z + 1, z * 0.1, z * 3):
