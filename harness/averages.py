@@ -22,8 +22,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        for name, average in self.averages.items():
-            average.lerp_(self.parameters[name], 1 - self.decay)
+        torch._foreach_lerp_([*self.averages.values()], [*self.parameters.values()], 1 - self.decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def applied(self) -> Iterator[None]:

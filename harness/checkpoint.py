@@ -103,6 +103,7 @@ def load_checkpoint(folder: Path, engine: Engine, recorded: int | None = None) -
             scaler.load_state_dict(saved["grad_scaler"])
         if engine.is_main_process:
             with _storing(path):
+                _make_room(folder)
                 _point_to(path, best=saved.get("best", False))
     # Older code kept one sum for all processes, their mean.
     sums = {name: each if isinstance(each, list) else [each] for name, each in saved["loss_sums"].items()}
@@ -244,6 +245,8 @@ def find_checkpoint(checkpoints: Path, which: Which) -> Path:
     links = {name: checkpoints / name for name in get_args(Which) if (checkpoints / name).is_symlink()}
     if which in links:
         found = links[which].resolve()
+        if not found.is_dir():
+            found = links[which].resolve()  # a run under way may have moved the link and dropped where it led
         if not found.is_dir():
             raise InputError(f"{links[which]} leads to {found}, which is not there; try the other of best and latest")
         return found

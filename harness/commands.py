@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,8 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from harness.errors import CommandError, InputError, PeerLostError
+
+SECONDS_TO_SPEAK = 5  # for the main process to say why all of them end
 
 
 def run(
@@ -190,8 +193,7 @@ def call(function: Callable[..., Any], *arguments: Any) -> int:
     try:
         function(*arguments)
     except CommandError as error:
-        # Other errors all processes raise together; that one is gone, only those that are left can say.
-        if is_main_process() or isinstance(error, PeerLostError):
+        if _speaks_for_all(error):
             print(f"aaebench: {error}", file=sys.stderr)
         return error.exit_status
     finally:
@@ -199,12 +201,27 @@ def call(function: Callable[..., Any], *arguments: Any) -> int:
     return 0
 
 
+def _speaks_for_all(error: CommandError) -> bool:
+    """Whether this process is to print an error, which the others may have had as well."""
+    if is_main_process() or isinstance(error, PeerLostError):  # lost ones cannot speak
+        return True
+    if _in_process_group():  # where all processes raise together
+        return False
+    # The launcher ends all processes as soon as one has ended. Whoever is still there has an error of its own.
+    time.sleep(SECONDS_TO_SPEAK)
+    return True
+
+
+def _in_process_group() -> bool:
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
 def _leave_processes() -> None:
     """gloo's threads abort a process that ends while they live, and whoever refers to them keeps them alive."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+    if _in_process_group():
         gc.collect()
-        distributed.destroy_process_group()
+        sys.modules["torch.distributed"].destroy_process_group()
 
 
 def main() -> int:

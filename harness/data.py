@@ -92,9 +92,9 @@ class TrainingSet:
 
     def batch(self, indices: Tensor, device: torch.device) -> Tensor:
         """Images (B, C, S, S) in [-1, 1], float32, on the device: of grey ones a single channel is brought there."""
-        if self.images.device == device or device.type != "cuda":
+        if self.images.is_cuda or device.type != "cuda":
             pixels = self.images[indices].to(device)
-        else:  # from page-locked memory, so that the copy runs beside the step before
+        else:  # by way of page-locked memory, so that the host gathers the next batch while the device trains
             shape = (len(indices), *self.images.shape[1:])
             staged = torch.empty(shape, dtype=self.images.dtype, pin_memory=True)
             pixels = torch.index_select(self.images, 0, indices, out=staged).to(device, non_blocking=True)

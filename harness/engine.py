@@ -7,6 +7,7 @@ serves them all; only what is saved of the optimiser differs, as ZeRO splits it 
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -19,7 +20,7 @@ from harness.capture import CapturedStep, compile_modules
 from harness.config import RunConfig
 from harness.errors import InputError
 from harness.optimizer import PhasedAdam
-from harness.precision import computing_in
+from harness.precision import casting, rounding_products
 from harness.processes import Processes
 from harness.seeding import GlobalNoise, derive_seed
 from variants import Phase, Variant
@@ -37,6 +38,7 @@ class Engine(Processes):
             config.seed, self.rank, self.num_processes, self.device, parts=config.gradient_accumulation
         )
         variant.noise = self.noise
+        variant.computing = partial(casting, config.mixed_precision, self.device)
         if config.sync_batchnorm and self.num_processes > 1:
             self._synchronise_batchnorm()
         for module in variant.modules():
@@ -45,27 +47,31 @@ class Engine(Processes):
         variant.to(self.device)
         self._parameters = list(variant.parameters())
         self.phases = variant.phases()
-        updates = {
-            name: [p for module in phase.updates for p in module.parameters()] for name, phase in self.phases.items()
+        self._updates = {
+            name: list(dict.fromkeys(p for module in phase.updates for p in module.parameters()))
+            for name, phase in self.phases.items()
         }
+        decoupled = config.optimizer == "adamw"
         self.optimizer = PhasedAdam(
-            updates, config.learning_rate, config.betas, config.weight_decay, decoupled=config.optimizer == "adamw"
+            self._updates, config.learning_rate, config.betas, config.weight_decay, decoupled=decoupled
         )
-        if accelerator.ddp_handler is not None:  # looking for what a phase leaves out costs time, where any does
-            accelerator.ddp_handler.find_unused_parameters = any(
-                len(parameters) < len(self._parameters) for parameters in updates.values()
+        if accelerator.ddp_handler is not None:
+            # Looking for what a phase leaves out takes time. Where all is updated, DDP instead regroups the gradients
+            # after its first step; three processes and more then sum them in another order than after a resume.
+            accelerator.ddp_handler.find_unused_parameters = self.num_processes > 2 or any(
+                len(parameters) < len(self._parameters) for parameters in self._updates.values()
             )
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", "`broadcast_buffers` is deprecated", FutureWarning
             )  # Accelerate passes it
             self._container, self._stepper = accelerator.prepare(variant, self.optimizer)
-        self._trains = {name: {id(p) for p in parameters} for name, parameters in updates.items()}
+        self._trains = {name: {id(p) for p in parameters} for name, parameters in self._updates.items()}
         self.average = None if config.ema_decay is None else self._build_average(config.ema_decay)
         self._captured: CapturedStep | None = None
         if config.compile:
             compile_modules(module for phase in self.phases.values() for module in phase.updates)
-            if self.device.type == "cuda" and self.num_processes == 1:
+            if self.device.type == "cuda" and self.num_processes == 1 and self.zero_stage is None:
                 self._captured = CapturedStep(self._run_phases, [self.noise.generator])
 
     def step(self, x: Tensor, step: int) -> dict[str, Tensor]:
@@ -84,7 +90,7 @@ class Engine(Processes):
             torch.cuda.manual_seed(seed)
 
     def _run_phases(self, x: Tensor) -> dict[str, Tensor]:
-        """A step without its seeding. Nothing in it waits for the device, so it can be captured."""
+        """A step without its seeding. On one process nothing in it waits for the device, so it can be captured."""
         parts = x.chunk(self.config.gradient_accumulation) if self.config.gradient_accumulation > 1 else (x,)
         losses = {}
         for name, phase in self.phases.items():
@@ -105,18 +111,15 @@ class Engine(Processes):
         for part, x in enumerate(parts):
             self.noise.start_part(part)
             with self.accelerator.accumulate(self._container):
-                with computing_in(self.config.mixed_precision, self.device):
+                with rounding_products(self.config.mixed_precision):
                     loss = self._container(name, x)
-                self.accelerator.backward(loss)
+                    self.accelerator.backward(loss)
                 if self.config.gradient_clipping is not None and self.zero_stage is None and part == len(parts) - 1:
-                    self.accelerator.clip_grad_norm_(self._clipped(name), self.config.gradient_clipping)
+                    self.accelerator.clip_grad_norm_(self._updates[name], self.config.gradient_clipping)
                 self._stepper.step()
             losses.append(loss.detach())
         self.variant.after_update(phase.updates)
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
-
-    def _clipped(self, name: str) -> list[nn.Parameter]:
-        return [p for p in self._parameters if id(p) in self._trains[name]]
 
     def synchronise_buffers(self) -> None:
         """Give every process the main process's BatchNorm statistics, which are those that a checkpoint keeps."""

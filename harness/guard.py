@@ -1,5 +1,7 @@
 """Who may train in a run folder: the run that it belongs to, on the data it was begun with."""
 
+from contextlib import suppress
+
 from harness.config import NOT_IN_RUN_ID, RunConfig
 from harness.errors import InputError
 from harness.record import ADDED_FIELDS, RunFolder
@@ -8,13 +10,13 @@ from harness.staging import read_data_checksum
 
 def check_folder(folder: RunFolder, config: RunConfig) -> None:
     """Raises: InputError if the folder is damaged, is another run's, or was trained on other data."""
-    if not folder.config_file.exists():
-        return
     try:
+        if not folder.config_file.exists():
+            return
         folder.read_status()
         folder.read_records()
         stored, environment = folder.read_config(), folder.read_environment()
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{folder.path} is damaged ({error}); remove the folder to start this run anew") from error
     wanted = config.model_dump(mode="json", exclude=NOT_IN_RUN_ID)
     stored = ADDED_FIELDS | stored
@@ -36,4 +38,7 @@ def create_folder(folder: RunFolder, config: RunConfig) -> None:
     try:
         folder.create(config.model_dump(mode="json"))
     except OSError as error:
+        for path in (folder.samples, folder.checkpoints, folder.path):
+            with suppress(OSError):  # of a folder that is not empty
+                path.rmdir()
         raise InputError(f"cannot write the run folder {folder.path}: {error}; choose another with --out") from error

@@ -29,6 +29,24 @@ OWNED = {
     "fp16": "mixed_precision",
     "bf16": "mixed_precision",
     "torch_autocast": "mixed_precision",
+    "gradient_clipping": "gradient_clipping",
+    "gradient_accumulation_steps": "gradient_accumulation",
+    "train_batch_size": "batch_size",
+    "train_micro_batch_size_per_gpu": "batch_size",
+}
+# Those that change no number of a run.
+HARMLESS = {
+    "zero_optimization",
+    "zero_allow_untested_optimizer",
+    "steps_per_print",
+    "wall_clock_breakdown",
+    "memory_breakdown",
+    "dump_state",
+    "comms_logger",
+    "flops_profiler",
+    "tensorboard",
+    "wandb",
+    "csv_monitor",
 }
 
 
@@ -68,23 +86,18 @@ def check_launch(
             "ACCELERATE_USE_CPU=true before it) or torchrun, or unset WORLD_SIZE"
         )
     local = int(environment.get("LOCAL_WORLD_SIZE", "1"))
-    if 0 < n_gpus < local and not _sees_only_its_own_gpu():
+    if 0 < n_gpus < local:
         raise InputError(
             f"{local} processes were launched on this node, which has {n_gpus} GPUs; launch {n_gpus} processes"
         )
 
 
-def _same(asked: str, value: object) -> bool:
+def _same(asked: str | None, value: object) -> bool:
     """Whether text says this value; `1` is 1.0, as launchers and YAML files write it."""
     try:
-        return float(asked) == float(str(value))
+        return float(str(asked)) == float(str(value))
     except ValueError:
         return asked == str(value)
-
-
-def _sees_only_its_own_gpu() -> bool:
-    """Under the supervisors of slurm/ each process is shown the one GPU that is its own."""
-    return len(os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")) == 1 and "SLURM_PROCID" in os.environ
 
 
 def build_deepspeed_plugin(gradient_accumulation: int, gradient_clipping: float | None) -> "DeepSpeedPlugin":
@@ -99,6 +112,8 @@ def build_deepspeed_plugin(gradient_accumulation: int, gradient_clipping: float 
             raise InputError(f"DeepSpeed needs the package {package}; run: python -m pip install {package}")
     config = _read_config()
     zero = config.setdefault("zero_optimization", {})
+    if not isinstance(zero, dict):
+        raise InputError(f'zero_optimization is {json.dumps(zero)}; it is a mapping, as {{"stage": 2}}')
     stage = zero.setdefault("stage", int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")))
     if stage == 3:
         raise InputError(
@@ -113,11 +128,9 @@ def build_deepspeed_plugin(gradient_accumulation: int, gradient_clipping: float 
             "offloading needs DeepSpeed's own Adam, which has one set of moments where each phase has its own; "
             "launch with --offload_optimizer_device none --offload_param_device none"
         )
-    for section, field in OWNED.items():
-        if _is_on(config.get(section)):
-            raise InputError(
-                f"the DeepSpeed configuration has a section {section}; remove it: that is the run's {field}"
-            )
+    for section in (name for name, content in config.items() if name not in HARMLESS and _is_on(content)):
+        why = f"that is the run's {OWNED[section]}" if section in OWNED else "no run's identity tells what it changes"
+        raise InputError(f"the DeepSpeed configuration has {section}; remove it, or say auto: {why}")
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(cache_folder() / "torch_extensions"))
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -155,9 +168,12 @@ def _read_config() -> dict[str, Any]:
 
 def _offload(zero: dict[str, Any], what: str) -> str:
     default = os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{what.upper()}_DEVICE", "none")
-    return (zero.get(f"offload_{what}") or {}).get("device", default)
+    section = zero.get(f"offload_{what}") or {}
+    return section.get("device", default) if isinstance(section, dict) else str(section)
 
 
 def _is_on(section: Any) -> bool:
-    """Whether a section of the configuration does anything: {"enabled": "auto"} and false leave it to the run."""
-    return bool(section) and not (isinstance(section, dict) and section.get("enabled", True) in (False, "auto"))
+    """Whether a section does anything: "auto", false and {"enabled": "auto"} leave it to the run."""
+    if isinstance(section, dict):
+        section = section.get("enabled", bool(section))
+    return section not in ("auto", False, None, 0)

@@ -1,9 +1,9 @@
 """The precision in which a run trains. What is measured stays in float32 and float64 whatever it is.
 
 Weights, gradients, moments, losses, posterior and scores are float32 or wider always. `bf16` and `fp16` cast inside the
-forward pass of a training step (torch.autocast), `tf32` lets its products of float32 matrices round their inputs. The
-context is entered here and not by Accelerate, which under DeepSpeed would cast the weights and BatchNorm's statistics
-themselves, and so make other numbers of the same run.
+forward pass of a training step (torch.autocast), `tf32` rounds what products of float32 matrices and convolutions take,
+forwards and backwards. The contexts are our own and not Accelerate's, which under DeepSpeed would cast the weights and
+BatchNorm's statistics themselves, and so make other numbers of the same run.
 """
 
 from collections.abc import Iterator
@@ -27,12 +27,18 @@ def check_precision(precision: Precision) -> None:
 
 
 @contextmanager
-def computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
-    """What runs inside computes in this precision, and what runs after it in float32 again."""
+def casting(precision: Precision, device: torch.device) -> Iterator[None]:
+    """For a forward pass: `bf16` and `fp16` cast inside, and backward passes follow suit by themselves."""
+    with torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST):
+        yield
+
+
+@contextmanager
+def rounding_products(precision: Precision) -> Iterator[None]:
+    """For a forward and its backward pass: `tf32` rounds inside, and nothing does after it."""
     allow_tf32_everywhere(precision == "tf32")
     try:
-        with torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST):
-            yield
+        yield
     finally:
         allow_tf32_everywhere(False)
 

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar, cast
 
 import torch
@@ -16,6 +17,7 @@ from harness.launch import build_deepspeed_plugin, check_launch, uses_deepspeed
 from harness.precision import Precision, allow_tf32_everywhere, check_precision
 
 T = TypeVar("T")
+TIMEOUT = timedelta(minutes=30)  # for one process to wait for another, which may be preparing data; NCCL's own is 10
 
 
 def build_accelerator(
@@ -24,16 +26,23 @@ def build_accelerator(
     """Raises: InputError if the launcher asked for what this run or machine does not do, or did less than asked."""
     check_precision(precision)
     allow_tf32_everywhere(False)  # what is scored before the first step is float32 too
+    torch.backends.cudnn.deterministic = True  # some of its gradients of convolutions differ from call to call
     wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1")
     on_gpu = torch.cuda.is_available() and not wants_cpu
     check_launch(precision, gradient_accumulation, gradient_clipping, torch.cuda.device_count() if on_gpu else 0)
     plugin = build_deepspeed_plugin(gradient_accumulation, gradient_clipping) if uses_deepspeed() else None
+    if plugin is not None and precision == "fp16":
+        raise InputError(
+            "mixed_precision = 'fp16' under DeepSpeed would cast the weights themselves, and measure in fp16; "
+            "use bf16, or launch without --use_deepspeed"
+        )
+    # Without the backend's name every rank under DeepSpeed on CPUs believes that it is alone.
+    backend = {"backend": "gloo"} if plugin is not None and not on_gpu else {}
     handlers = [
         # Each rank keeps its own BatchNorm statistics, as the published procedure
         # on one device has one batch's: synchronised buffers would also break a forward pass that two phases share.
         DistributedDataParallelKwargs(broadcast_buffers=False),
-        # Without the backend's name every rank under DeepSpeed on CPUs believes that it is alone.
-        *([InitProcessGroupKwargs(backend="gloo")] if plugin is not None and not on_gpu else []),
+        InitProcessGroupKwargs(timeout=TIMEOUT, **backend),
     ]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*deepspeed_plugin", UserWarning)
@@ -108,11 +117,14 @@ class Processes:
     def main_first(self, compute: Callable[[], T]) -> T:
         """Every process computes, the main one before the others, who then find in the cache what it left there.
 
-        Raises: on every process, what the main one raised.
+        Raises: on every process, what one of them raised.
         """
-        on_main: list[T] = []
-        self.on_main(lambda: on_main.append(compute()))
-        return on_main[0] if on_main else compute()
+        computed: list[T] = []
+        self.on_main(lambda: computed.append(compute()))
+        with self.raising_together():
+            if not computed:
+                computed.append(compute())
+        return computed[0]
 
     def on_main(self, compute: Callable[[], T]) -> T:
         """What the main process computes, on every process. Raises: on every process, what it raised."""
@@ -128,6 +140,16 @@ class Processes:
         if isinstance(error, BaseException):
             raise error
         return cast(T, value)
+
+    def require_same(self, what: str, value: object) -> None:
+        """Raises: InputError, on every process, unless all of them have the same."""
+        main = self.on_main(lambda: value)
+        with self.raising_together():
+            if value != main:
+                raise InputError(
+                    f"process {self.rank} has the {what} {value} and process 0 {main}; give every node the same "
+                    "command and the same data"
+                )
 
 
 @contextmanager

@@ -64,7 +64,8 @@ class TrainingProgress:
             return
         shown = [f"epoch {record['epoch']}/{self.config.epochs}"]
         shown += [f"{key.partition('/')[2]} {record[key]:.4f}" for key in record if key.startswith("loss/")]
-        shown += [f"{record['time/images_per_second']:.0f} images/s"]
+        if "time/images_per_second" in record:
+            shown += [f"{record['time/images_per_second']:.0f} images/s"]
         if "eval/fid" in record:
             shown += [f"FID {record['eval/fid']:.2f}", f"IS {record['eval/inception_score']:.3f}"]
         if "posterior/sigma_mean" in record:

@@ -10,6 +10,7 @@ checkpoints/       the newest states to resume from, and the best; `latest` and 
 
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -166,7 +167,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
     A full disk has other uses for the space.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")  # containers' pids are alike
     try:
         yield temporary
         temporary.replace(path)

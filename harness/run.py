@@ -41,20 +41,22 @@ class Run:
         self.display = TrainingProgress(config, len(data), engine)
         self.signals = NotedSignals(engine.num_processes)
         self.best_fid = math.inf
+        self.interruptions = 0
         self.saved_at = time.monotonic()
 
     def run(self) -> None:
         """Train from the newest checkpoint to the last epoch."""
         records = self.engine.on_main(self.folder.read_records)
-        progress = load_checkpoint(self.folder.checkpoints, self.engine, records[-1]["epoch"] if records else None)
-        previous = self.folder.read_status()
-        # A status that still says `running` is that of a launch which was killed.
-        self.interruptions = previous.get("interruptions", 0) + (previous["state"] == "running")
+        progress = load_checkpoint(self.folder.checkpoints, self.engine, records[-1]["epoch"] if records else -1)
+        records = [record for record in records if record["epoch"] <= progress.epoch]
+        recorded = [record["epoch"] for record in records]
+        if recorded != list(range(progress.epoch + 1)) and (recorded or progress.epoch):
+            raise InputError(f"{self.folder.path}/records.jsonl lacks epochs that were trained; remove the folder")
         self.write("environment.json", lambda: self.start_launch(progress))
         with self.signals:
             try:
                 with self.display, explaining_lost_peers():
-                    self.train(progress)
+                    self.train(progress, records)
             except Interrupted as interruption:
                 self.interruptions += 1
                 self.write_reason("queued", progress, f"interrupted by {interruption.signal_name}")
@@ -66,6 +68,9 @@ class Run:
 
     def start_launch(self, progress: Progress) -> None:
         """Cut the records back to the checkpoint, and record where and with what this launch runs."""
+        previous = self.folder.read_status()
+        # A status that still says `running` is that of a launch which was killed.
+        self.interruptions = previous.get("interruptions", 0) + (previous["state"] == "running")
         self.folder.remove_leftovers()
         self.folder.keep_records(through_epoch=progress.epoch)
         environment = describe_environment(self.engine, self.data, self.evaluator.protocol)
@@ -73,13 +78,10 @@ class Run:
         self.folder.write_environment({"run_id": self.config.run_id, **environment, "launches": launches})
         self.write_status("running", progress)
 
-    def train(self, progress: Progress) -> None:
-        records = self.engine.on_main(self.folder.read_records)
-        recorded = [record["epoch"] for record in records]
-        if recorded != list(range(progress.epoch + 1)) and (recorded or progress.epoch or progress.step):
-            raise InputError(f"{self.folder.path}/records.jsonl lacks epochs that were trained; remove the folder")
+    def train(self, progress: Progress, records: list[Record]) -> None:
+        """Go on from `progress`; `records` are those up to it."""
         self.best_fid = min((r["eval/fid"] for r in records[1:] if "eval/fid" in r), default=math.inf)
-        if not recorded:
+        if not records:
             self.record({"epoch": 0, "images_seen": 0, **self.evaluate(0), **self.evaluator.floor()})
         while progress.epoch < self.config.epochs:
             record = self.train_epoch(progress)
@@ -136,7 +138,10 @@ class Run:
         progress.loss_sums = self.finite_sums(sums, progress)
         seconds = time.perf_counter() - started - saving
         epoch = progress.epoch + 1
-        trained = (progress.step - steps_before) * config.batch_size
+        timing: Record = {}
+        if trained := progress.step - steps_before:  # by this launch: none where it resumed after the last step
+            timing["time/images_per_second"] = trained * config.batch_size / seconds
+            timing["time/epoch_seconds"] = seconds / trained * self.steps_per_epoch
         return {
             "epoch": epoch,
             "images_seen": epoch * self.steps_per_epoch * config.batch_size,
@@ -144,8 +149,7 @@ class Run:
                 f"loss/{name}": math.fsum(each) / len(each) / self.steps_per_epoch
                 for name, each in progress.loss_sums.items()
             },
-            "time/images_per_second": trained / seconds,
-            "time/epoch_seconds": seconds,
+            **timing,
         }
 
     def finite_sums(self, sums: dict[str, Tensor], progress: Progress) -> dict[str, list[float]]:

@@ -29,24 +29,40 @@ def train(config: RunConfig, out: Path) -> RunFolder:
         saying why; Interrupted after a signal, with everything saved; StorageError; PeerLostError.
     """
     folder = RunFolder(out / config.run_id)
+
+    def is_done() -> bool:
+        return folder.read_status()["state"] == "done"
+
     check_folder(folder, config)
-    if folder.read_status()["state"] == "done":
-        return folder
     with ExitStack() as stack:
         stack.enter_context(explaining_lost_peers())
-        engine, data, evaluator = prepare(config)
-        check_folder(folder, config)  # again, as preparing may have brought the data
+        processes = start_processes(config)
+        if processes.on_main(is_done):
+            return folder
+        engine, data, evaluator = prepare(config, processes)
         with engine.raising_together():
+            check_folder(folder, config)  # again, as preparing may have brought the data
             if engine.is_main_process:
                 create_folder(folder, config)
                 stack.enter_context(owned(folder))
-        Run(config, folder, engine, data, evaluator).run()
+        if not engine.on_main(is_done):  # by another launch, while this one was preparing
+            Run(config, folder, engine, data, evaluator).run()
     return folder
 
 
-def prepare(config: RunConfig) -> tuple[Engine, TrainingSet, Evaluator]:
+def start_processes(config: RunConfig) -> Processes:
+    """Raises: InputError unless the launch is as the run needs it, the same run on all its processes."""
+    processes = Processes(
+        build_accelerator(config.mixed_precision, config.gradient_accumulation, config.gradient_clipping)
+    )
+    processes.require_same("run", config.run_id)
+    return processes
+
+
+def prepare(config: RunConfig, processes: Processes | None = None) -> tuple[Engine, TrainingSet, Evaluator]:
     """Everything that can fail before anything is written. Raises: InputError."""
-    accelerator = build_accelerator(config.mixed_precision, config.gradient_accumulation, config.gradient_clipping)
+    processes = processes or start_processes(config)
+    accelerator = processes.accelerator
     parts = accelerator.num_processes * config.gradient_accumulation
     if config.batch_size % parts:
         each = f" in {config.gradient_accumulation} parts each" if config.gradient_accumulation > 1 else ""
@@ -59,9 +75,10 @@ def prepare(config: RunConfig) -> tuple[Engine, TrainingSet, Evaluator]:
             f"batch_size = {config.batch_size} leaves one image for each of {parts} shares, and BatchNorm needs two; "
             f"set it to {2 * parts} or more"
         )
-    data = Processes(accelerator).main_first(
+    data = processes.main_first(
         lambda: load_training_set(config.dataset, config.image_size, config.channels, config.max_images)
     )
+    processes.require_same("data", data.sha256)
     if config.batch_size > len(data):
         raise InputError(
             f"batch_size = {config.batch_size} is more than the {len(data)} images of {config.dataset}; "
@@ -71,7 +88,7 @@ def prepare(config: RunConfig) -> tuple[Engine, TrainingSet, Evaluator]:
     options = config.build_options()
     variant = build(config.variant, options, data.image_shape, config.latent_dim, config.architecture)
     if variant.needs_feature_network:
-        variant.feature_network = load_feature_network(config, accelerator.device)
+        variant.feature_network = processes.main_first(lambda: load_feature_network(config, accelerator.device))
     engine = Engine(accelerator, variant, config)
     data = data.to(engine.device)
     return engine, data, Evaluator(config, data, engine)

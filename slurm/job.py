@@ -106,12 +106,13 @@ class Job:
                 "meet; its name must resolve on every node (aaebench doctor --slurm)"
             ) from error
         launch = f"{environment.job_id}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+        alone = bool(_gpus_shown())  # with the one GPU that it is shown, which to every library is number 0
         return Peers(
             folder=self.submission / "peers" / launch,
             rank=environment.global_rank,
             world_size=self.world_size,
-            local_rank=environment.local_rank,
-            local_world_size=environment.num_tasks // environment.num_nodes,
+            local_rank=0 if alone else environment.local_rank,
+            local_world_size=1 if alone else environment.num_tasks // environment.num_nodes,
             address=address,
             first_port=sum(map(ord, launch)) * 997 % PORTS,
         )
@@ -119,8 +120,7 @@ class Job:
     def _build_environment(self, environment: JobEnvironment) -> dict[str, str]:
         """The runs' environment: each task sees its own GPU, and each run its share of the task's cores."""
         variables = dict(os.environ)
-        gpus = [gpu for gpu in variables.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
-        if len(gpus) > 1:
+        if gpus := _gpus_shown():
             variables["CUDA_VISIBLE_DEVICES"] = gpus[environment.local_rank % len(gpus)]
         cores = int(variables.get("SLURM_CPUS_PER_TASK", "1"))
         variables.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.at_once)))
@@ -139,6 +139,11 @@ class Job:
                 )
                 record_failure(folder, reason, started=time.time())
                 self.runs = [run for run in self.runs if run.run_id != run_id]
+
+
+def _gpus_shown() -> list[str]:
+    """What SLURM lets this task see of the node's GPUs, by number or name."""
+    return [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu not in ("", "NoDevFiles")]
 
 
 def _forget_handlers() -> None:

@@ -114,6 +114,8 @@ class RunQueue:
             if self._may_start(run):
                 self.waiting.remove(run)
                 self._start(run)
+            elif self.peers is not None and run in self.waiting:
+                break  # the other ranks have started it and wait there
         return bool(self.running or (self.waiting and not self.stopped))
 
     def stop(self, number: int | None = None) -> None:
@@ -132,12 +134,10 @@ class RunQueue:
     def _may_start(self, run: PlannedRun) -> bool:
         """Whether to start a run now. One that is done, or that another process keeps, is dealt with here."""
         folder = RunFolder(self.out / run.run_id)
-        if self.rank:
-            return True
         outcome = None
         if read_state(folder) == "done":
             outcome = Outcome(folder, 0, "")
-        elif is_owned(folder):
+        elif self.rank == 0 and is_owned(folder):
             since = self._busy_since.setdefault(run.run_id, time.monotonic())
             if time.monotonic() - since < BUSY_SECONDS:
                 return False
@@ -165,6 +165,8 @@ class RunQueue:
 
     def _end(self, process: RunProcess) -> None:
         outcome = process.end()
+        if read_state(outcome.folder) == "done":  # another rank saw so before this one, which waited for it in vain
+            outcome = Outcome(outcome.folder, 0, "")
         self.outcomes.append(outcome)
         if outcome.exit_status == 0 or outcome.interruption is not None:
             return

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,8 @@ class Variant(nn.Module, ABC):
         self.feature_network: Callable[[Tensor], Sequence[Tensor]] = _no_feature_network
         # The trainer replaces it by draws that depend on the image's place in the global batch alone.
         self.noise: Callable[[int, int], Tensor] = torch.randn
+        # The trainer's precision. Entered inside `forward`, as DeepSpeed switches off what is entered around it.
+        self.computing: Callable[[], AbstractContextManager[None]] = nullcontext
         self.build_networks(options)
 
     @abstractmethod
@@ -78,7 +80,8 @@ class Variant(nn.Module, ABC):
 
     def forward(self, phase: str, x: Tensor) -> Tensor:
         """The loss of one phase on images (B, C, S, S): a float32 scalar."""
-        return self.phases()[phase].loss(x)
+        with self.computing():
+            return self.phases()[phase].loss(x)
 
     def after_update(self, modules: tuple[nn.Module, ...]) -> None:
         """The trainer says which modules it has just changed, so that nothing computed with them is used again."""
@@ -124,6 +127,7 @@ class AutoEncoder(Variant):
         if not self.training:
             return self.encoder(x)
         if self._shared is None or self._shared[0] is not x:
+            self._shared = None  # before the next one is made: two graphs of the encoder would take twice the memory
             with _trainable(self.encoder):
                 self._shared = (x, *self.encoder(x))
         return self._shared[1:]

@@ -29,6 +29,7 @@ class Evaluator:
             )
         )
         test = engine.main_first(lambda: load_test_images(config.dataset, config.image_size))
+        engine.require_same("test images", test if test is None else test[1]["sha256"])
         test_images = None if test is None else PreparedImages(test[0]["images"][: config.max_images])
         train_images, test_sha256 = PreparedImages(data.images), "" if test is None else test[1]["sha256"]
         if definition.reference == "train":

@@ -23,6 +23,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     **{name: {"variant": name} for name in VARIANTS},
     **{f"{name} conv": {"variant": name, "architecture": "conv"} for name in ("aae", "vae_gan")},
     "equal_linear clipped": {"variant": "equal_linear", "gradient_clipping": 0.1},
+    "equal_linear bf16": {"variant": "equal_linear", "mixed_precision": "bf16"},
     "equal_linear accumulated": {"variant": "equal_linear", "gradient_accumulation": 2},
 }
 

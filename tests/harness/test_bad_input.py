@@ -12,6 +12,7 @@ from harness.evaluation.classifier import SHIPPED
 from harness.staging import stage_dataset
 from tests.harness.test_staging import write_images
 from tests.harness.test_train import SHORT, only_folder, run
+from tests.harness.trained import listing
 
 
 class TestBadInput:
@@ -115,10 +116,28 @@ class TestOtherData:
     def test_lost_records_are_not_made_up(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         assert run(tmp_path, *SHORT, "--epochs", "1") == 0
         folder = only_folder(tmp_path)
-        (folder.path / "records.jsonl").unlink()
+        first, second = (folder.path / "records.jsonl").read_text().splitlines(keepends=True)
+        (folder.path / "records.jsonl").write_text(second)
         folder.write_status("queued")
+        before = listing(folder.path)
         assert run(tmp_path, *SHORT, "--epochs", "1") == 2
         assert "lacks epochs that were trained" in capfd.readouterr().err
+        changed = {path for path, time in listing(folder.path).items() if before.get(path) != time}
+        assert changed <= {folder.checkpoints, folder.checkpoints / "latest", folder.checkpoints / "best"}
+        (folder.path / "records.jsonl").write_text(first)
+        assert run(tmp_path, *SHORT, "--epochs", "1") == 0
+        assert [record["epoch"] for record in folder.read_records()] == [0, 1]
+
+    @pytest.mark.parametrize("where", ["config.json", "status.json"])
+    def test_a_folder_where_a_file_should_be(
+        self, where: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(tmp_path, *SHORT, "--epochs", "1") == 0
+        file = only_folder(tmp_path).path / where
+        file.unlink()
+        file.mkdir()
+        assert run(tmp_path, *SHORT, "--epochs", "1") == 2
+        assert "is damaged ([Errno 21] Is a directory" in capfd.readouterr().err
 
 
 class TestImageFolders:

@@ -103,6 +103,15 @@ def test_a_damaged_one_does_not_take_the_place_of_a_new_one(tmp_path: Path, engi
     assert names(tmp_path) == [checkpoint(1), checkpoint(2), "latest"]
 
 
+def test_what_a_kill_left_is_gone_when_the_run_resumes(tmp_path: Path, engine: Engine) -> None:
+    """Also where it resumes at its last epoch and saves no more."""
+    save_checkpoint(tmp_path, Progress(1), engine)
+    for left in (".writing-epoch-000002-step-000000", ".dropping-epoch-000000-step-000008"):
+        (tmp_path / left).mkdir()
+    load_checkpoint(tmp_path, engine)
+    assert names(tmp_path) == [checkpoint(1), "latest"]
+
+
 def test_saving_the_same_state_again_leaves_it_in_place(tmp_path: Path, engine: Engine) -> None:
     """Whoever is interrupted twice in one evaluation does so; for no instant is the checkpoint gone."""
     save_checkpoint(tmp_path, Progress(1), engine)

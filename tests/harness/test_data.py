@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from harness.data import TrainingSet
 from harness.formats import resize
@@ -100,6 +101,15 @@ def test_data_that_do_not_fit_stay_memory_mapped(digits: TrainingSet, monkeypatc
     assert digits.to(CPU).images is not digits.images
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
     assert digits.to(CPU).images is digits.images
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_images_on_a_gpu_are_batched_there(device: str) -> None:
+    """Accelerate's device bears no number on one GPU, a tensor's always does. Tensors without data stand for both."""
+    with FakeTensorMode():
+        resident = TrainingSet("any", torch.empty(9, 1, 8, 8, dtype=torch.uint8, device="cuda"), None, 3, "")
+        x = resident.batch(torch.arange(4, device="cuda"), torch.device(device))
+    assert (x.device.type, x.shape) == ("cuda", (4, 3, 8, 8))
 
 
 def test_fashion_mnist_is_the_published_files(fashion_mnist: Path) -> None:

@@ -1,9 +1,6 @@
 """A run that is stopped in any way ends as one that was not. Real processes, killed and signalled."""
 
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -60,12 +57,16 @@ class TestKills:
             process.communicate(timeout=60)
         FileLock(only_folder(tmp_path).path / ".lock").acquire(timeout=5)
 
-    def test_a_lock_of_a_dead_process_does_not_count(self, tmp_path: Path, uninterrupted: RunFolder) -> None:
-        lock = tmp_path / ".lock"
-        code = f"import os, filelock; filelock.FileLock({str(lock)!r}).acquire(); os._exit(1)"
-        subprocess.run([sys.executable, "-c", code], check=False)
-        assert lock.exists()
-        FileLock(lock).acquire(timeout=0)
+    def test_a_run_without_any_records_starts_anew(
+        self, tmp_path: Path, uninterrupted: RunFolder, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A kill cut the first line of all, and there is a checkpoint of the steps after it."""
+        arguments = (*EIGHT_EPOCHS, "--set", "checkpoint_every=1")
+        folder = kill_at_epoch(start(tmp_path, *arguments), tmp_path, 2)
+        (folder.path / "records.jsonl").write_text('{"epoch": 0, "images_')
+        assert run(tmp_path, *arguments) == 0
+        assert "starting anew" in caplog.text
+        assert_same_run(folder, uninterrupted)
 
 
 class TestSignals:
@@ -108,20 +109,33 @@ class TestSignals:
             finish(train_pair(tmp_path, "--set", "checkpoint_every=100"))
             assert_same_run(folder, uninterrupted_pair)
 
-    def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(self, tmp_path: Path) -> None:
-        arguments = (*SHORT, "--epochs", "1", "--set", "n_fake=6000")
-        process = start(tmp_path / "stopped", *arguments)
-        wait_for_epoch(tmp_path / "stopped", 0)
+    @pytest.mark.parametrize("n", [1, 2])
+    def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(self, tmp_path: Path, n: int) -> None:
+        """It comes after the first batch that is scored at the end of an epoch, on two processes to the second one."""
+        (tmp_path / "signalled.py").write_text(
+            "import os, signal, sys\n"
+            "from harness.commands import main\n"
+            "from harness.run import Run\n"
+            "after_batch = Run.after_batch\n"
+            "def signalled(self, done):\n"
+            f"    if self.folder.read_records() and os.environ.get('RANK', '0') == '{n - 1}':\n"
+            "        os.kill(os.getpid(), signal.SIGTERM)\n"
+            "    after_batch(self, done)\n"
+            "Run.after_batch = signalled\n"
+            "sys.exit(main())\n"
+        )
+        arguments = (*SHORT, "--epochs", "1")
+        process = launch(tmp_path / "stopped", n, str(tmp_path / "signalled.py"), *arguments)
+        assert "SIGTERM: saved; run the same command again to resume" in process.communicate(timeout=60)[1]
         folder = only_folder(tmp_path / "stopped")
-        time.sleep(1)  # an epoch of 20 steps is over by now, an evaluation of 6,000 images is not
-        process.send_signal(signal.SIGTERM)
-        process.communicate()
         assert folder.read_status()["state"] == "queued"
         assert [record["epoch"] for record in folder.read_records()] == [0]
         assert [path.name for path in folder.checkpoints.glob("epoch-*")] == ["epoch-000000-step-000020"]
-        for out in ("stopped", "whole"):
-            assert run(tmp_path / out, *arguments) == 0
-        assert_same_run(folder, only_folder(tmp_path / "whole"))
+        if n == 1:
+            for out in ("stopped", "whole"):
+                assert run(tmp_path / out, *arguments) == 0
+            assert_same_run(folder, only_folder(tmp_path / "whole"))
+            assert "time/epoch_seconds" not in folder.read_records()[1], "the launch that scored it trained no step"
 
 
 class TestTwoLaunches:

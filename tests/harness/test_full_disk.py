@@ -63,6 +63,7 @@ def test_a_launch_on_a_full_disk_writes_nothing(tmp_path: Path, capfd: pytest.Ca
         fill(tmp_path)
         assert run(tmp_path, *EIGHT_EPOCHS) == 2
         assert "No space left on device; choose another with --out" in capfd.readouterr().err.replace(": '", "; '")
+        assert [path.name for path in tmp_path.iterdir()] == ["filler"]
 
 
 def test_of_two_processes(tmp_path: Path, uninterrupted_pair: RunFolder) -> None:

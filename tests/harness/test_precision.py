@@ -1,23 +1,30 @@
 """Lower precision computes; it stores, sums and scores nothing."""
 
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import AutocastKwargs
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from harness.checkpoint import Progress, load_checkpoint, save_checkpoint
 from harness.config import build_config
+from harness.engine import Engine
 from harness.errors import InputError
+from harness.evaluation.classifier import DomainClassifier
 from harness.optimizer import PhasedAdam
-from harness.precision import check_precision, computing_in
+from harness.precision import casting, check_precision
 from harness.processes import build_accelerator
 from tests.engines import build_engine
 from tests.harness.test_train import SHORT, only_folder, run
 from tests.variants.test_every_variant import build_default
-from variants import VARIANTS
-
-CPU = torch.device("cpu")
+from variants import VARIANTS, build
 
 
 def batches(n: int = 3) -> list[Tensor]:
@@ -64,13 +71,21 @@ def test_the_precision_is_part_of_a_runs_identity() -> None:
 
 
 class TestTensorFloat32:
-    def test_holds_for_training_and_not_after_it(self) -> None:
-        with computing_in("tf32", CPU):
-            assert torch.backends.cuda.matmul.allow_tf32
-            assert torch.backends.cudnn.allow_tf32
-        with computing_in("no", CPU):
-            assert not torch.backends.cuda.matmul.allow_tf32
-            assert not torch.backends.cudnn.allow_tf32
+    def test_holds_for_forward_and_backward_passes_and_not_after_them(self) -> None:
+        engine = build_engine(build_default("aae", "mlp"))
+        engine.config = engine.config.model_copy(update={"mixed_precision": "tf32"})
+        layer = engine.variant.get_submodule("decoder.body.0")
+        seen: set[tuple[str, object, object]] = set()
+
+        def note(name: str) -> None:
+            seen.add((name, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+
+        layer.register_forward_hook(lambda *_: note("forward"))
+        layer.get_parameter("weight").register_hook(lambda _: note("backward"))
+        engine.step(batches()[0], 0)
+        assert seen == {("forward", True, True), ("backward", True, True)}
+        note("after")
+        assert ("after", False, False) in seen
 
     def test_is_off_from_the_start(self) -> None:
         """PyTorch allows it for convolutions, and a reference is featurised before the first step."""
@@ -94,6 +109,64 @@ def test_what_needs_a_gpu_is_refused_on_a_cpu(precision: str, tmp_path: Path, ca
     assert run(tmp_path / "runs", *SHORT, "--mixed-precision", precision) == 2
     assert "needs a" in capfd.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+class TestFloat16:
+    """What it asks of a step, on a CPU: a scaler, here without the casts, which must then change nothing."""
+
+    @pytest.fixture
+    def build_scaled(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
+        def build(**fields: Any) -> Engine:
+            config = build_config({"learning_rate": 1e-3, **fields})
+            accelerator: Any = build_accelerator("no", config.gradient_accumulation, config.gradient_clipping)
+            monkeypatch.setitem(AcceleratorState._shared_state, "_mixed_precision", "fp16")
+            accelerator.autocast_handler = AutocastKwargs(enabled=False)
+            accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu")
+            return Engine(accelerator, build_default("aae", "mlp"), config)
+
+        return build
+
+    @pytest.mark.parametrize("fields", [{}, {"gradient_clipping": 0.1, "gradient_accumulation": 2}])
+    def test_scaled_training_is_training(
+        self, fields: dict[str, Any], build_scaled: Callable[..., Engine], tmp_path: Path
+    ) -> None:
+        plain = build_engine(build_default("aae", "mlp"), **fields)
+        expected = [plain.step(x, step) for step, x in enumerate(batches())]
+        scaled = build_scaled(**fields)
+        assert [scaled.step(x, step) for step, x in enumerate(batches())] == expected
+        ours, theirs = scaled.variant.state_dict(), plain.variant.state_dict()
+        assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+    def test_a_checkpoint_keeps_the_scale(self, build_scaled: Callable[..., Engine], tmp_path: Path) -> None:
+        engine = build_scaled()
+        engine.step(batches()[0], 0)
+        scaler: Any = engine.accelerator.scaler
+        scaler.update(2.0**10)
+        save_checkpoint(tmp_path, Progress(1), engine)
+        scaler.update(1.0)
+        load_checkpoint(tmp_path, engine)
+        assert scaler.get_scale() == 2**10
+
+    def test_is_refused_under_deepspeed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+        monkeypatch.setattr("harness.processes.check_precision", lambda _: None)
+        for name in ("DS_ACCELERATOR", "TORCH_EXTENSIONS_DIR"):
+            monkeypatch.setenv(name, os.environ.get(name, "cpu"))
+        with pytest.raises(InputError, match="use bf16, or launch without --use_deepspeed"):
+            build_accelerator("fp16")
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "conv"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_forward_passes_in_float16_stay_on_the_gpu(name: str, architecture: Any) -> None:
+    """Tensors without data stand for a GPU's: they cannot be read, and refuse to be mixed with those of a CPU."""
+    with FakeTensorMode(), torch.device("cuda"):
+        variant = build(name, VARIANTS[name].Options(), (3, 32, 32), 10, architecture)
+        variant.feature_network = DomainClassifier(1, 10).activations
+        variant.computing = partial(casting, "fp16", torch.device("cuda"))
+        for phase in variant.phases():
+            loss = variant(phase, torch.empty(4, 3, 32, 32))
+            assert (loss.device.type, loss.dtype, loss.shape) == ("cuda", torch.float32, ())
 
 
 class TestOneGradScalerForAllPhases:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from harness.commands import call
+from harness.errors import InputError
 from harness.record import RunFolder
 from tests.harness.test_train import ROOT, SHORT, only_folder, untimed
 
@@ -110,12 +112,15 @@ def test_what_one_process_raises_all_raise(tmp_path: Path) -> None:
     script.write_text(
         "import os, sys\n"
         "from harness.commands import call\n"
-        "from harness.errors import DivergedError\n"
+        "from harness.errors import DivergedError, InputError\n"
         "from harness.processes import Processes, build_accelerator\n"
+        "def check(rank):\n"
+        "    if rank == 1: raise DivergedError('the images of rank 1 are not finite')\n"
         "def diverge():\n"
         "    processes = Processes(build_accelerator('no'))\n"
-        "    with processes.raising_together():\n"
-        "        if processes.rank == 1: raise DivergedError('the images of rank 1 are not finite')\n"
+        "    try: processes.require_same('data', f'of {processes.rank}')\n"
+        "    except InputError as error: print(error)\n"
+        "    processes.main_first(lambda: check(processes.rank))\n"
         "    print('went on')\n"
         "sys.exit(call(diverge))\n"
     )
@@ -123,7 +128,56 @@ def test_what_one_process_raises_all_raise(tmp_path: Path) -> None:
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "went on" not in stdout
+    assert stdout.count("process 1 has the data of 1 and process 0 of 0; give every node the same command") == 2
     assert "aaebench: the images of rank 1 are not finite" in stderr, "the main process says what rank 1 met"
+
+
+def test_what_all_raise_by_themselves_the_main_process_says_though_it_comes_last(tmp_path: Path) -> None:
+    """As on bad input: the launcher ends all processes as soon as one has ended."""
+    script = tmp_path / "late.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "from harness.commands import call\n"
+        "from harness.errors import InputError\n"
+        "def refuse():\n"
+        "    time.sleep(1 if os.environ['RANK'] == '0' else 0)\n"
+        "    raise InputError('there is no such variant')\n"
+        "sys.exit(call(refuse))\n"
+    )
+    process = launch(None, 2, str(script))
+    assert process.communicate(timeout=60)[1].count("aaebench: there is no such variant") == 1
+
+
+def test_what_one_process_alone_raises_it_says_itself(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As where one node lacks a package: the others wait for it."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("harness.commands.SECONDS_TO_SPEAK", 0)
+
+    def refuse() -> None:
+        raise InputError("this node lacks a package")
+
+    assert call(refuse) == 2
+    assert "aaebench: this node lacks a package" in capfd.readouterr().err
+
+
+def test_a_run_that_is_done_before_the_second_process_looks_is_left_by_both(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from harness.config import build_config\n"
+        "from harness.record import RunFolder\n"
+        "from harness.train import train\n"
+        "config, out = build_config({'preset': 'demo'}), Path(sys.argv[1])\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    time.sleep(2)\n"
+        "    RunFolder(out / config.run_id).create(config.model_dump(mode='json'))\n"
+        "    RunFolder(out / config.run_id).write_status('done')\n"
+        "train(config, out)\n"
+    )
+    finish(launch(None, 2, str(tmp_path / "late.py"), str(tmp_path / "runs")))
+    assert only_folder(tmp_path / "runs").read_records() == []
 
 
 def test_missing_weights_are_explained_once(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -12,6 +13,7 @@ from harness.capture import CapturedStep
 from harness.config import build_config
 from harness.engine import Engine
 from harness.errors import InputError
+from harness.processes import build_accelerator
 from harness.train import prepare
 from tests.engines import build_engine
 from tests.variants.test_every_variant import build_default
@@ -238,6 +240,13 @@ class TestACapturedStep:
 def test_values_that_make_no_sense(field: str, value: Any) -> None:
     with pytest.raises(InputError, match=field):
         build_config({field: value})
+
+
+def test_synchronised_batch_normalisation_of_several_processes_needs_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator = build_accelerator()
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    with pytest.raises(InputError, match="sync_batchnorm = true needs GPUs"):
+        Engine(accelerator, build_default("aae", "mlp"), build_config({"sync_batchnorm": True}))
 
 
 def test_synchronised_batch_normalisation_on_one_process_changes_nothing(batches: list[Tensor]) -> None:

@@ -4,15 +4,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from harness.config import build_config
+from harness.lock import owned
 from harness.record import RunFolder
 from slurm.job import FRUITLESS_LAUNCHES, Job
 from slurm.peers import Peers
 from slurm.plan import plan_runs
-from slurm.process import Outcome, RunQueue, explain_exit, record_failure
+from slurm.process import Outcome, PlannedRun, RunQueue, explain_exit, record_failure
 from tests.harness.test_train import ROOT
 
 
@@ -85,3 +88,80 @@ def test_ranks_learn_of_one_another_and_name_every_distinct_reason(tmp_path: Pat
     assert peers[0].collect_reasons("run", 5) == "RuntimeError: no (rank 1)"
     ports = {peers[0].describe_rendezvous(run)["MASTER_PORT"] for run in range(4)}
     assert len(ports) == 4, "a run's ranks must not meet those of the run before"
+
+
+class TestRunsOfSeveralRanks:
+    """Each rank has a queue of its own over the same runs; what they start one after another must be the same."""
+
+    @pytest.fixture
+    def started(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
+        """Rank, run and port of what the queues start, in place of training processes."""
+        started = []
+
+        class Process:
+            def __init__(self, run: PlannedRun, out: Path, environment: Any, rank: int, folder: Any) -> None:
+                started.append((str(rank), run.run_id, environment["MASTER_PORT"]))
+                self.run, self.folder, self.process = run, RunFolder(out / run.run_id), subprocess.Popen(["true"])
+
+            def end(self) -> Outcome:
+                return Outcome(self.folder, 0, "")
+
+        monkeypatch.setattr("slurm.process.RunProcess", Process)
+        return started
+
+    @pytest.fixture
+    def folders(self, tmp_path: Path) -> list[RunFolder]:
+        return [RunFolder(tmp_path / build_config({"seed": seed}).run_id) for seed in (0, 1)]
+
+    @pytest.fixture
+    def queues(self, folders: list[RunFolder], tmp_path: Path) -> list[RunQueue]:
+        runs = plan_runs([build_config({"seed": seed}) for seed in (0, 1)])
+        for run, folder in zip(runs, folders, strict=True):
+            folder.create(run.config)
+        peers = [Peers(tmp_path / "launch", rank, 2, rank, 2, "localhost", 5) for rank in range(2)]
+        return [RunQueue(runs, tmp_path, 1, {}, rank, peers[rank]) for rank in range(2)]
+
+    def test_all_wait_for_one_that_another_process_still_trains(
+        self, folders: list[RunFolder], queues: list[RunQueue], started: list[tuple[str, str, str]]
+    ) -> None:
+        first, second = (folder.path.name for folder in folders)
+        with owned(folders[0]):
+            assert all(queue.step() for queue in queues)
+            assert started == [("1", first, "20005")]
+        for queue in queues:
+            queue.wait()
+        assert sorted(started) == sorted((r, *run) for r in "01" for run in ((first, "20005"), (second, "20006")))
+
+    def test_none_starts_one_that_is_done(
+        self, folders: list[RunFolder], queues: list[RunQueue], started: list[tuple[str, str, str]]
+    ) -> None:
+        folders[0].write_status("done")
+        for queue in queues:
+            queue.wait()
+        assert started == [(rank, folders[1].path.name, "20006") for rank in "01"]
+
+    def test_whoever_waited_for_the_others_of_one_that_is_done_has_not_failed(
+        self, folders: list[RunFolder], queues: list[RunQueue], started: list[tuple[str, str, str]]
+    ) -> None:
+        main, other = queues
+        other.step()
+        other.running[0].end = lambda: Outcome(folders[0], -signal.SIGKILL, "")
+        folders[0].write_status("done")
+        main.wait()
+        other.wait()
+        assert [outcome.exit_status for outcome in other.outcomes] == [0, 0]
+
+    @pytest.mark.parametrize(("shown", "local"), [("4,5,6,7", ("0", "1")), ("6", ("0", "1")), ("", ("2", "4"))])
+    def test_each_is_alone_with_the_gpu_that_it_is_shown(
+        self, shown: str, local: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its only GPU is number 0 to every library, whatever the rank on the node."""
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+        environment: Any = SimpleNamespace(
+            hostnames=["localhost"], job_id="1", global_rank=2, local_rank=2, num_tasks=4, num_nodes=1
+        )
+        job = Job([], tmp_path, tmp_path, 4, 1, 1.0)
+        variables = job._build_environment(environment) | job._build_peers(environment).describe_rendezvous(0)
+        assert (variables["LOCAL_RANK"], variables["LOCAL_WORLD_SIZE"]) == local
+        assert variables["RANK"] == "2"
+        assert variables["CUDA_VISIBLE_DEVICES"] in ("6", "")
