@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench chaos clean
+.PHONY: install demo test check bench gpu chaos clean
 
 install: .venv/installed
 
@@ -26,6 +26,10 @@ test: check
 
 bench: install
 	$(BIN)/python -m pytest tests/benchmarks -s --override-ini=addopts=
+
+# What only a GPU can show, on one.
+gpu: install
+	$(BIN)/python -m pytest tests/gpu -s --override-ini=addopts=
 
 # kill -9 at random moments, KILLS times; CHAOS_SEED=<what was printed> repeats them.
 KILLS ?= 60

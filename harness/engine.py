@@ -1,11 +1,15 @@
-"""Training steps on one process or many: the only file that knows plain, DistributedDataParallel and DeepSpeed.
+"""Training steps on one process or many: the only file that knows plain training, data parallelism and DeepSpeed.
 
-Accelerate wraps one container (the variant) and one optimiser. The wrapper runs `variant(phase, x)`, so one code path
-serves them all; only what is saved of the optimiser differs, as ZeRO splits it over the processes.
+Accelerate wraps one optimiser, and under DeepSpeed one container, the variant. `variant(phase, x)` is what runs, so one
+code path serves them all; what is saved of the optimiser differs, as ZeRO splits it over the processes.
+
+Data parallelism is one all-reduce a phase, of the gradients that the phase makes. PyTorch's DistributedDataParallel
+would send those of E, G and D in each phase, many of them zeros, and wait for the device to learn which: in a trial two
+processes had 0.81 of one's throughput on the same cores with it, and 0.93 so (held to 0.85 by
+tests/benchmarks/test_processes_and_memory.py). After its first step it would also sum in another order.
 """
 
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, cast
@@ -55,17 +59,9 @@ class Engine(Processes):
         self.optimizer = PhasedAdam(
             self._updates, config.learning_rate, config.betas, config.weight_decay, decoupled=decoupled
         )
-        if accelerator.ddp_handler is not None:
-            # Looking for what a phase leaves out takes time. Where all is updated, DDP instead regroups the gradients
-            # after its first step; three processes and more then sum them in another order than after a resume.
-            accelerator.ddp_handler.find_unused_parameters = self.num_processes > 2 or any(
-                len(parameters) < len(self._parameters) for parameters in self._updates.values()
-            )
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "`broadcast_buffers` is deprecated", FutureWarning
-            )  # Accelerate passes it
-            self._container, self._stepper = accelerator.prepare(variant, self.optimizer)
+        self._share(self._parameters)  # a user's own variant may have drawn others on each process
+        self.synchronise_buffers()
+        self._container, self._stepper = self._wrap()
         self._trains = {name: {id(p) for p in parameters} for name, parameters in self._updates.items()}
         self.average = None if config.ema_decay is None else self._build_average(config.ema_decay)
         self._captured: CapturedStep | None = None
@@ -90,7 +86,7 @@ class Engine(Processes):
             torch.cuda.manual_seed(seed)
 
     def _run_phases(self, x: Tensor) -> dict[str, Tensor]:
-        """A step without its seeding. On one process nothing in it waits for the device, so it can be captured."""
+        """A step without its seeding. Nothing in it waits for the device, but under ZeRO, so it can be captured."""
         parts = x.chunk(self.config.gradient_accumulation) if self.config.gradient_accumulation > 1 else (x,)
         losses = {}
         for name, phase in self.phases.items():
@@ -114,6 +110,8 @@ class Engine(Processes):
                 with rounding_products(self.config.mixed_precision):
                     loss = self._container(name, x)
                     self.accelerator.backward(loss)
+                if part == len(parts) - 1:
+                    self._average_gradients(name)
                 if self.config.gradient_clipping is not None and self.zero_stage is None and part == len(parts) - 1:
                     self.accelerator.clip_grad_norm_(self._updates[name], self.config.gradient_clipping)
                 self._stepper.step()
@@ -121,11 +119,26 @@ class Engine(Processes):
         self.variant.after_update(phase.updates)
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
+    def _average_gradients(self, name: str) -> None:
+        """Over the processes; a phase must reach the same parameters on all of them. ZeRO does so by itself."""
+        if self.num_processes == 1 or self.zero_stage is not None:
+            return
+        gradients = [(p, p.grad) for p in self._updates[name] if p.grad is not None]
+        averages = torch.cat([gradient.flatten() for _, gradient in gradients]).div_(self.num_processes)
+        torch.distributed.all_reduce(averages)
+        for (p, gradient), average in zip(gradients, averages.split([g.numel() for _, g in gradients]), strict=True):
+            p.grad = average.view_as(gradient)
+
     def synchronise_buffers(self) -> None:
         """Give every process the main process's BatchNorm statistics, which are those that a checkpoint keeps."""
+        self._share(self.variant.buffers())
+
+    @torch.no_grad()
+    def _share(self, tensors: Iterable[Tensor]) -> None:
+        """The main process's, on every process."""
         if self.num_processes > 1:
-            for buffer in self.variant.buffers():
-                buffer.copy_(broadcast(buffer))  # pyright: ignore[reportArgumentType]
+            for tensor in tensors:
+                tensor.copy_(broadcast(tensor))  # pyright: ignore[reportArgumentType]
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -179,6 +192,12 @@ class Engine(Processes):
         decoding = {id(p) for module in self.variant.decoding_modules() for p in module.parameters()}
         parameters = {name: p for name, p in self.variant.named_parameters() if id(p) in decoding}
         return MovingAverage(parameters, decay)
+
+    def _wrap(self) -> tuple[Any, Any]:
+        """What runs the variant, and what steps the optimiser."""
+        if self.zero_stage is None:
+            return self.variant, self.accelerator.prepare(self.optimizer)
+        return self.accelerator.prepare(self.variant, self.optimizer)
 
     def _synchronise_batchnorm(self) -> None:
         if self.device.type != "cuda":

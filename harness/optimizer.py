@@ -2,8 +2,8 @@
 
 The published procedure has one Adam over E and G and another over E for the adversary phase, so E's parameters have two
 sets of moments. One optimiser that keeps them apart equals those separate Adams, and unlike them it can be wrapped once
-by Accelerate whatever the distribution: two DeepSpeed engines that share parameters would train wrongly. So plain, DDP
-and DeepSpeed training have this one path; beside separate fused Adams it costs nothing that can be measured
+by Accelerate whatever the distribution: two DeepSpeed engines that share parameters would train wrongly. So plain, data
+parallel and DeepSpeed training have this one path; beside separate fused Adams it costs nothing that can be measured
 (tests/benchmarks/test_training_speed.py holds it to 3 % of a step).
 """
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TypeVar, cast
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 from torch import Tensor
 
@@ -38,12 +38,6 @@ def build_accelerator(
         )
     # Without the backend's name every rank under DeepSpeed on CPUs believes that it is alone.
     backend = {"backend": "gloo"} if plugin is not None and not on_gpu else {}
-    handlers = [
-        # Each rank keeps its own BatchNorm statistics, as the published procedure
-        # on one device has one batch's: synchronised buffers would also break a forward pass that two phases share.
-        DistributedDataParallelKwargs(broadcast_buffers=False),
-        InitProcessGroupKwargs(timeout=TIMEOUT, **backend),
-    ]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*deepspeed_plugin", UserWarning)
         accelerator = Accelerator(
@@ -53,7 +47,7 @@ def build_accelerator(
             mixed_precision="fp16" if precision == "fp16" else "no",
             gradient_accumulation_steps=gradient_accumulation,
             deepspeed_plugin=plugin,
-            kwargs_handlers=handlers,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT, **backend)],
         )
     if plugin is not None and accelerator.state.deepspeed_plugin is None:
         raise InputError("DeepSpeed was asked for and Accelerate did not start it; unset ACCELERATE_USE_CPU")

@@ -21,7 +21,7 @@ def launch_zero(stage: int, out: Path | None, *arguments: str, n: int = 2) -> An
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Every variant on two processes under DistributedDataParallel."""
+    """Every variant on two processes without DeepSpeed."""
     file = tmp_path_factory.mktemp("plain") / "results.pt"
     stdout = finish(launch(None, 2, EVERY_VARIANT, str(file)))
     assert stdout.splitlines() == [f"{name}: 2 None" for name in TRAINED]
