@@ -110,24 +110,24 @@ class Engine(Processes):
                 with rounding_products(self.config.mixed_precision):
                     loss = self._container(name, x)
                     self.accelerator.backward(loss)
-                if part == len(parts) - 1:
-                    self._average_gradients(name)
-                if self.config.gradient_clipping is not None and self.zero_stage is None and part == len(parts) - 1:
-                    self.accelerator.clip_grad_norm_(self._updates[name], self.config.gradient_clipping)
+                if part == len(parts) - 1 and self.zero_stage is None:
+                    self._finish_gradients(name)
                 self._stepper.step()
             losses.append(loss.detach())
         self.variant.after_update(phase.updates)
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
-    def _average_gradients(self, name: str) -> None:
-        """Over the processes; a phase must reach the same parameters on all of them. ZeRO does so by itself."""
-        if self.num_processes == 1 or self.zero_stage is not None:
-            return
-        gradients = [(p, p.grad) for p in self._updates[name] if p.grad is not None]
-        averages = torch.cat([gradient.flatten() for _, gradient in gradients]).div_(self.num_processes)
-        torch.distributed.all_reduce(averages)
-        for (p, gradient), average in zip(gradients, averages.split([g.numel() for _, g in gradients]), strict=True):
-            p.grad = average.view_as(gradient)
+    def _finish_gradients(self, name: str) -> None:
+        """Average them over the processes, on all of which a phase has to reach the same parameters; clip them."""
+        if self.num_processes > 1:
+            gradients = [(p, p.grad) for p in self._updates[name] if p.grad is not None]
+            averages = torch.cat([gradient.flatten() for _, gradient in gradients]).div_(self.num_processes)
+            torch.distributed.all_reduce(averages)
+            parts = averages.split([gradient.numel() for _, gradient in gradients])
+            for (parameter, gradient), part in zip(gradients, parts, strict=True):
+                parameter.grad = part.view_as(gradient)
+        if self.config.gradient_clipping is not None:
+            self.accelerator.clip_grad_norm_(self._updates[name], self.config.gradient_clipping)
 
     def synchronise_buffers(self) -> None:
         """Give every process the main process's BatchNorm statistics, which are those that a checkpoint keeps."""
