@@ -21,8 +21,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# Two processes of tests, of one thread each: most tests wait for processes that they have started.
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 bench: install
 	$(BIN)/python -m pytest tests/benchmarks -s --override-ini=addopts=

@@ -10,6 +10,17 @@ import pytest
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under `-n 2 --dist loadgroup` a file's tests share a process, as they share what took long to make.
+
+    All of SLURM's share one: there is one cluster. They come first, as they wait more than they compute.
+    """
+    for item in items:
+        group = "slurm" if item.path.parent.name == "slurm" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.path.parent.name != "slurm")
+
+
 def require(is_there: bool, message: str) -> None:
     """Skip a test whose real component is missing; with CI=true, fail it."""
     if not is_there and os.environ.get("CI"):

@@ -73,7 +73,7 @@ def test_a_stopped_run_resumes_bit_identically(arguments: tuple[str, ...], tmp_p
     process = run(tmp_path / "stopped", *arguments)
     wait_for_epoch(tmp_path / "stopped", 2)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert only_folder(tmp_path / "stopped").read_status()["state"] == "queued"
     finish(run(tmp_path / "stopped", *arguments))
     assert_same_run(only_folder(tmp_path / "stopped"), only_folder(tmp_path / "whole"))

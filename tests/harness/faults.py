@@ -46,7 +46,7 @@ def kill_all(process: Any) -> None:
             member.kill()
         except psutil.NoSuchProcess:
             continue
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
 
 
 def find_rank(process: Any, rank: int) -> psutil.Process:

@@ -202,7 +202,7 @@ def test_random_numbers_of_two_processes_go_on_as_well(tmp_path: Path, monkeypat
     arguments = ("-m", "harness.train", *SHORT, "--variant", "tests.harness.noisy:Noisy", "--epochs", "2")
     finish(launch(tmp_path / "whole", 2, *arguments))
     monkeypatch.setenv("STOP_AT", "25")
-    launch(tmp_path / "stopped", 2, *arguments).communicate(timeout=60)
+    launch(tmp_path / "stopped", 2, *arguments).communicate(timeout=120)
     monkeypatch.delenv("STOP_AT")
     stopped = only_folder(tmp_path / "stopped")
     assert target(stopped.checkpoints, "latest") == checkpoint(1, 16)

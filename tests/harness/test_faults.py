@@ -54,7 +54,7 @@ class TestKills:
         finally:
             for rank in ranks:
                 rank.kill()
-            process.communicate(timeout=60)
+            process.communicate(timeout=120)
         FileLock(only_folder(tmp_path).path / ".lock").acquire(timeout=5)
 
     def test_a_run_without_any_records_starts_anew(
@@ -98,7 +98,7 @@ class TestSignals:
         wait_for_epoch(tmp_path, 3)
         for member in family(process) if number == signal.SIGTERM else [process]:
             member.send_signal(number)
-        stderr = process.communicate(timeout=60)[1]
+        stderr = process.communicate(timeout=120)[1]
         folder = only_folder(tmp_path)
         wait_until_not_running(folder)
         status = folder.read_status()
@@ -126,14 +126,14 @@ class TestSignals:
         )
         arguments = (*SHORT, "--epochs", "1")
         process = launch(tmp_path / "stopped", n, str(tmp_path / "signalled.py"), *arguments)
-        assert "SIGTERM: saved; run the same command again to resume" in process.communicate(timeout=60)[1]
+        assert "SIGTERM: saved; run the same command again to resume" in process.communicate(timeout=120)[1]
         folder = only_folder(tmp_path / "stopped")
         assert folder.read_status()["state"] == "queued"
         assert [record["epoch"] for record in folder.read_records()] == [0]
         assert [path.name for path in folder.checkpoints.glob("epoch-*")] == ["epoch-000000-step-000020"]
         if n == 1:
             for out in ("stopped", "whole"):
-                assert run(tmp_path / out, *arguments) == 0
+                finish(launch(tmp_path / out, n, "-m", "harness.train", *arguments))
             assert_same_run(folder, only_folder(tmp_path / "whole"))
             assert "time/epoch_seconds" not in folder.read_records()[1], "the launch that scored it trained no step"
 
@@ -154,7 +154,7 @@ class TestTwoLaunches:
         first = launch(tmp_path, 2, *arguments)
         wait_for_epoch(tmp_path, 0)
         second = launch(tmp_path, 2, *arguments)
-        stderr = second.communicate(timeout=60)[1]
+        stderr = second.communicate(timeout=120)[1]
         assert second.returncode != 0
         assert stderr.count("is being trained by another process") == 1
         assert stderr.count("exitcode  : 2") >= 1, "what the launcher says of its ranks"
@@ -168,4 +168,4 @@ class TestTwoLaunches:
         launcher, *_ = family(process)
         launcher.terminate()
         wait_for(lambda: folder.read_status()["state"] == "queued", 30, "the first saved")
-        process.communicate(timeout=60)  # pyright: ignore[reportAttributeAccessIssue]
+        process.communicate(timeout=120)  # pyright: ignore[reportAttributeAccessIssue]

@@ -180,7 +180,7 @@ class TestNothingIsHalfWritten:
             stderr=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not list(here.glob(".writing-*/000100.png")) and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(number)

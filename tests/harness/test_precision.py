@@ -25,6 +25,7 @@ from tests.engines import build_engine
 from tests.harness.test_train import SHORT, only_folder, run
 from tests.variants.test_every_variant import build_default
 from variants import VARIANTS, build
+from variants.layers import Equalised
 
 
 def batches(n: int = 3) -> list[Tensor]:
@@ -158,15 +159,22 @@ class TestFloat16:
 
 @pytest.mark.parametrize("architecture", ["mlp", "conv"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_forward_passes_in_float16_stay_on_the_gpu(name: str, architecture: Any) -> None:
+def test_forward_passes_in_float16_stay_on_the_gpu(
+    name: str, architecture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Tensors without data stand for a GPU's: they cannot be read, and refuse to be mixed with those of a CPU."""
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    dtypes: set[torch.dtype] = set()
     with FakeTensorMode(), torch.device("cuda"):
         variant = build(name, VARIANTS[name].Options(), (3, 32, 32), 10, architecture)
         variant.feature_network = DomainClassifier(1, 10).activations
         variant.computing = partial(casting, "fp16", torch.device("cuda"))
+        for layer in (module for module in variant.modules() if isinstance(module, nn.Linear | nn.Conv2d | Equalised)):
+            layer.register_forward_hook(lambda _, inputs, output: dtypes.add(output.dtype))
         for phase in variant.phases():
             loss = variant(phase, torch.empty(4, 3, 32, 32))
             assert (loss.device.type, loss.dtype, loss.shape) == ("cuda", torch.float32, ())
+    assert dtypes == {torch.float16}
 
 
 class TestOneGradScalerForAllPhases:

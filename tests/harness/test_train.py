@@ -40,7 +40,7 @@ def start(out: Path, *arguments: str) -> Any:
 
 
 def wait_for_epoch(out: Path, epoch: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         folders = list(find_run_folders(out)) if out.exists() else []
         if folders and len(folders[0].read_records()) > epoch:

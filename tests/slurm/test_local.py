@@ -51,7 +51,7 @@ def test_a_signal_saves_every_run(tmp_path: Path, number: signal.Signals) -> Non
         f"run_locally(configs, Path({str(tmp_path)!r}), at_once=2)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if sum(len(folder.read_records()) > 1 for folder in find_run_folders(tmp_path)) == 2:
             break
