@@ -10,13 +10,14 @@ import pytest
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under `-n 2 --dist loadgroup` a file's tests share a process, as they share what took long to make.
 
     All of SLURM's share one: there is one cluster. They come first, as they wait more than they compute.
     """
     for item in items:
-        group = "slurm" if item.path.parent.name == "slurm" else str(item.path)
+        group = "slurm" if item.path.parent.name == "slurm" else str(item.path.relative_to(Path(__file__).parent))
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item.path.parent.name != "slurm")
 
