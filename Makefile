@@ -23,7 +23,7 @@ check: install
 
 # Two processes of tests, of one thread each: most tests wait for processes that they have started.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 bench: install
 	$(BIN)/python -m pytest tests/benchmarks -s --override-ini=addopts=

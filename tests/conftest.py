@@ -4,22 +4,28 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `-n 2 --dist loadgroup` a file's tests share a process, as they share what took long to make.
-
-    All of SLURM's share one: there is one cluster. They come first, as they wait more than they compute.
-    """
-    for item in items:
-        group = "slurm" if item.path.parent.name == "slurm" else str(item.path.relative_to(Path(__file__).parent))
-        item.add_marker(pytest.mark.xdist_group(group))
+    """SLURM's tests come first: they wait more than they compute, and others can run beside them."""
     items.sort(key=lambda item: item.path.parent.name != "slurm")
+
+
+class SharingFixtures(LoadScopeScheduling):
+    """Which tests pytest-xdist gives to one process: a file's, as they share what took long, and all of SLURM's."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "slurm" if nodeid.startswith("tests/slurm/") else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SharingFixtures:
+    return SharingFixtures(config, log)
 
 
 def require(is_there: bool, message: str) -> None:
