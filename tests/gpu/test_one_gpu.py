@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tests.engines import build_engine
-from tests.harness.test_processes import ROOT
-from tests.harness.test_train import assert_same_run, only_folder, untimed, wait_for_epoch
+from tests.harness.test_processes import finish
+from tests.harness.test_train import ROOT, assert_same_run, only_folder, untimed, wait_for_epoch
 from tests.variants.test_every_variant import build_default
 from variants import VARIANTS
 
@@ -43,11 +43,6 @@ def train(name: str, architecture: Any = "mlp", **fields: Any) -> Tensor:
 def run(out: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> Any:
     command = [sys.executable, "-m", *launcher, "harness.train", *OPTIONS, *arguments, "--out", str(out)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process: Any) -> None:
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])

@@ -1,7 +1,11 @@
-"""A user's own variant that draws from torch's global random state; one rank gets SIGTERM at a step of the test's."""
+"""A user's own variant that draws from torch's global random state, and other weights on each rank.
+
+One rank gets SIGTERM at a step of the test's.
+"""
 
 import os
 import signal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +18,12 @@ class Noisy(AAE):
     """Denoise images of Gaussian noise, with dropout in the code."""
 
     steps = 0
+
+    def build_networks(self, options: Any) -> None:
+        super().build_networks(options)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.add_(0.01 * int(os.environ.get("RANK", "0")))
 
     def reconstruction_loss(self, x: Tensor) -> Tensor:
         Noisy.steps += 1

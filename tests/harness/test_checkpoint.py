@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.checkpoint import Progress, load_checkpoint, save_checkpoint
+from harness.checkpoint import Progress, find_checkpoint, load_checkpoint, save_checkpoint
 from harness.config import build_config
 from harness.engine import Engine
 from harness.manifest import read_manifest
@@ -110,6 +110,23 @@ def test_what_a_kill_left_is_gone_when_the_run_resumes(tmp_path: Path, engine: E
         (tmp_path / left).mkdir()
     load_checkpoint(tmp_path, engine)
     assert names(tmp_path) == [checkpoint(1), "latest"]
+
+
+def test_the_best_may_be_another_by_the_time_it_is_looked_at(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run under way moves the link and drops the old best between a reader's two looks."""
+    save_checkpoint(tmp_path, Progress(1), engine, best=True)
+    is_dir = Path.is_dir
+
+    def moved(path: Path) -> bool:
+        monkeypatch.setattr(Path, "is_dir", is_dir)
+        for epoch in (2, 3):
+            save_checkpoint(tmp_path, Progress(epoch), engine, keep=1, best=True)
+        return path.is_dir()
+
+    monkeypatch.setattr(Path, "is_dir", moved)
+    assert find_checkpoint(tmp_path, "best").name == checkpoint(3)
 
 
 def test_saving_the_same_state_again_leaves_it_in_place(tmp_path: Path, engine: Engine) -> None:

@@ -93,6 +93,7 @@ class TestTensorFloat32:
         torch.backends.cudnn.allow_tf32 = True
         build_accelerator()
         assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.deterministic, "a resume is to be bit-identical"
 
     def test_needs_a_gpu_of_its_generation(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -16,6 +16,7 @@ import yaml
 from aaebench import app
 from harness.commands import call
 from harness.record import RunFolder, find_run_folders
+from tests.conftest import require
 from tests.harness.test_train import ROOT
 from tests.slurm.cluster import (
     ACCOUNTING_PROGRAMS,
@@ -33,11 +34,8 @@ SLURM = {"gpus_per_node": 1, "cpus_per_task": 1, "timeout_min": 10, "setup": ["e
 
 
 def require_programs(programs: Sequence[str], install: str) -> None:
-    if missing := find_missing(programs):
-        message = f"SLURM is not installed ({', '.join(missing)}): {install}"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+    missing = find_missing(programs)
+    require(not missing, f"SLURM is not installed ({', '.join(missing)}): {install}")
 
 
 @pytest.fixture(scope="session")
