@@ -35,7 +35,7 @@ gpu: install
 # kill -9 at random moments, KILLS times; CHAOS_SEED=<what was printed> repeats them.
 KILLS ?= 60
 chaos: install
-	CHAOS_KILLS=$(KILLS) $(BIN)/python -m pytest tests/harness/test_chaos.py -s --override-ini=addopts=
+	CHAOS_KILLS=$(KILLS) $(BIN)/python -m pytest tests/harness/training/test_chaos.py -s --override-ini=addopts=
 
 clean:
 	rm -rf .venv build *.egg-info demo

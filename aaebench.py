@@ -76,12 +76,12 @@ def demo(
         Passes over the training set. [default: 40]
     """
     # ruff: noqa: PLC0415
+    from harness.data.staging import stage_dataset
     from harness.evaluation.classifier import load_classifier
-    from harness.staging import stage_dataset
-    from results.analysis import analyse
     from results.commands import load_collection, print_problems, print_summary
-    from results.report import write_report
-    from results.write import write_collection
+    from results.compute.analysis import analyse
+    from results.show.report import write_report
+    from results.show.write import write_collection
     from slurm.local import require_all_done, run_locally
     from slurm.sweep import SHIPPED, load_sweep
 

@@ -24,6 +24,6 @@ def load(
     Args: checkpoint: of a run; an export holds one. Without an export's discriminators there is no training it further.
     Raises: harness.errors.InputError if there is no such checkpoint, or it is damaged.
     """
-    from harness.trained import load_trained  # noqa: PLC0415
+    from harness.models.load import load_trained  # noqa: PLC0415
 
     return load_trained(Path(path), checkpoint, device).variant

@@ -131,9 +131,9 @@ def stage(
     from_bundle
         First bring what such a file holds to the cache, every checksum verified.
     """
-    from harness.bundle import load_bundle, save_bundle  # noqa: PLC0415 (imports torch)
-    from harness.staging import stage_dataset  # noqa: PLC0415
-    from harness.weights import INCEPTION, TORCHVISION_INCEPTION, stage_weights  # noqa: PLC0415
+    from harness.data.bundle import load_bundle, save_bundle  # noqa: PLC0415 (imports torch)
+    from harness.data.staging import stage_dataset  # noqa: PLC0415
+    from harness.data.weights import INCEPTION, TORCHVISION_INCEPTION, stage_weights  # noqa: PLC0415
 
     weights = [INCEPTION] * inception + [TORCHVISION_INCEPTION] * torchvision_inception
     if not (dataset or weights or bundle or from_bundle):
@@ -176,8 +176,8 @@ def score(*, real: Path, fake: Path, protocol: str = "clean", extractor: str | N
         inception, torchvision, domain-digits, domain-fashion_mnist, a TorchScript file, a classifier's .safetensors.
         [default: the protocol's]
     """
-    from harness.evaluation.protocol import load_named_definition  # noqa: PLC0415 (imports pydantic)
     from harness.evaluation.score import score_images  # noqa: PLC0415 (imports torch)
+    from harness.protocol import load_named_definition  # noqa: PLC0415 (imports pydantic)
 
     result = score_images(real, fake, load_named_definition(protocol), extractor)
     if is_main_process():

@@ -18,10 +18,10 @@ from pydantic import (
     model_validator,
 )
 
-from harness.cache import hash_file
 from harness.errors import InputError, unknown
-from harness.evaluation.protocol import DefinitionLike, ExtractorName, load_named_definition
+from harness.files import hash_file
 from harness.precision import Precision
+from harness.protocol import DefinitionLike, ExtractorName, load_named_definition
 from harness.record import ADDED_FIELDS
 from harness.settings import load_preset, merge_fields
 from variants import VARIANTS, Architecture, AutoEncoder, Variant, load_variant

@@ -18,7 +18,7 @@ def export(run: Path, /, *, out: Path | None = None, checkpoint: Literal["best",
     checkpoint
         best: the one with the lowest FID among those that were evaluated; latest: the newest.
     """
-    from harness.export import write_export  # noqa: PLC0415 (imports torch)
+    from harness.models.export import write_export  # noqa: PLC0415 (imports torch)
 
     print(write_export(run, checkpoint, out))
 
@@ -48,6 +48,6 @@ def sample(
     checkpoint
         Of a run: best or latest. An export holds one.
     """
-    from harness.drawing import write_images  # noqa: PLC0415 (imports torch)
+    from harness.models.drawing import write_images  # noqa: PLC0415 (imports torch)
 
     print(write_images(run, n, seed, checkpoint, out))

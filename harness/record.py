@@ -10,13 +10,13 @@ checkpoints/       the newest states to resume from, and the best; `latest` and 
 
 import json
 import os
-import secrets
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from harness.files import remove_leftovers, write_json, write_text
 
 State = Literal["queued", "running", "done", "failed"]
 Record = dict[str, Any]
@@ -32,11 +32,6 @@ ADDED_FIELDS: dict[str, Any] = {
     "ema_decay": None,
     "sync_batchnorm": False,
 }
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON atomically. Raises: ValueError for a number that is not finite."""
-    _replace_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)
@@ -106,13 +101,13 @@ class RunFolder:
     def keep_records(self, through_epoch: int) -> None:
         """Drop the records after an epoch: what a run wrote after the checkpoint that it resumes from."""
         kept = [json.dumps(record) + "\n" for record in self.read_records() if record["epoch"] <= through_epoch]
-        _replace_text(self.path / "records.jsonl", "".join(kept))
+        write_text(self.path / "records.jsonl", "".join(kept))
 
     def remove_leftovers(self) -> None:
         """What a kill left of files that only the owner of the folder writes; the status others write as well."""
-        for pattern in (".config.json.*", ".environment.json.*", ".records.jsonl.*", "samples/.*.png.*"):
-            for left in self.path.glob(pattern):
-                left.unlink()
+        for name in ("config.json", "environment.json", "records.jsonl"):
+            remove_leftovers(self.path, f"{name}-", older_than=0)
+        remove_leftovers(self.samples, older_than=0)
 
 
 def find_run_folders(root: Path) -> Iterator[RunFolder]:
@@ -152,25 +147,3 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file.name} holds no JSON object")
     return content
-
-
-def _replace_text(path: Path, text: str) -> None:
-    with replacing_file(path) as temporary, temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def replacing_file(path: Path) -> Iterator[Path]:
-    """A path beside `path`; the file there takes its place when the body is done. After an error it is removed.
-
-    A full disk has other uses for the space.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")  # containers' pids are alike
-    try:
-        yield temporary
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

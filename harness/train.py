@@ -7,18 +7,18 @@ from pathlib import Path
 from accelerate.utils import set_seed
 
 from harness.config import RunConfig
-from harness.data import TrainingSet
-from harness.engine import Engine
+from harness.data.sets import TrainingSet
+from harness.data.staging import load_training_set
 from harness.errors import InputError
 from harness.evaluation.evaluate import Evaluator
-from harness.features import load_feature_network
-from harness.guard import check_folder, create_folder
+from harness.launch.processes import Processes, build_accelerator, explaining_lost_peers
 from harness.lock import owned
-from harness.processes import Processes, build_accelerator, explaining_lost_peers
 from harness.record import RunFolder
-from harness.run import Run
 from harness.seeding import derive_seed
-from harness.staging import load_training_set
+from harness.training.engine import Engine
+from harness.training.feature_network import load_feature_network
+from harness.training.guard import check_folder, create_folder
+from harness.training.loop import Run
 from variants import build
 
 

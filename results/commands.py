@@ -13,13 +13,13 @@ from rich.table import Table
 
 from harness.errors import InputError
 from harness.terminal import console
-from results.analysis import analyse
-from results.collect import Collection, collect
-from results.index import State, compute_generation, scan
-from results.labels import NEUTRAL, label_cells, name_setting
-from results.protocols import choose_protocol
-from results.summary import EpochRule
-from results.write import is_current, write_collection
+from results.compute.analysis import analyse
+from results.compute.summary import EpochRule
+from results.read.collect import Collection, collect
+from results.read.index import State, compute_generation, scan
+from results.read.labels import NEUTRAL, label_cells, name_setting
+from results.read.protocols import choose_protocol
+from results.show.write import is_current, write_collection
 
 SHOWN = {"fid": 2, "inception_score": 2, "sigma_mean": 3, "noise_share": 3, "reconstruction_l1": 3}
 
@@ -81,7 +81,7 @@ def report_command(
     every
         Seconds between two looks, with --watch.
     """
-    from results.report import write_report  # noqa: PLC0415 (imports matplotlib)
+    from results.show.report import write_report  # noqa: PLC0415 (imports matplotlib)
 
     if not every > 0:
         raise InputError(f"--every {every} is no number of seconds; 1 or more, as in --every 30")

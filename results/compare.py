@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.errors import CommandError, InputError
-from results.baseline import COMPARED, judge
 from results.commands import load_collection
-from results.labels import NEUTRAL, label_cells, name_place
-from results.protocols import choose_protocol
-from results.schema import HIGHER_IS_BETTER, LOWER_IS_BETTER, Column
-from results.statistics import ALPHA, adjust_holm, compute_half_width, compute_p
-from results.summary import CELL, SUMMARY, reported_rows
-from results.write import MANIFEST, load_runs, write_table
+from results.compute.baseline import COMPARED, judge
+from results.compute.statistics import ALPHA, adjust_holm, compute_half_width, compute_p
+from results.compute.summary import CELL, SUMMARY, reported_rows
+from results.read.labels import NEUTRAL, label_cells, name_place
+from results.read.protocols import choose_protocol
+from results.read.schema import HIGHER_IS_BETTER, LOWER_IS_BETTER, Column
+from results.show.write import MANIFEST, load_runs, write_table
 
 _CELL_COLUMNS = {column.name: column for column in SUMMARY}
 COMPARE = [

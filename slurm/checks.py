@@ -17,7 +17,7 @@ import yaml
 from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
 
-from harness.cache import cache_folder
+from harness.data.cache import cache_folder
 from slurm.peers import PORTS, Peers
 
 PROBLEM_GB, WARNING_GB = 1, 10

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 from rich.console import Console
 
-from harness.cache import cache_folder
+from harness.data.cache import cache_folder
 from harness.errors import InputError, RunsFailedError
 from harness.terminal import console
 from slurm.checks import SHARED_FILE, SHARED_LOCK, Finding, check_machine, check_resolves, existing

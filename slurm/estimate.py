@@ -9,7 +9,8 @@ from statistics import mean
 from typing import Any
 
 from harness.config import RunConfig
-from harness.record import find_run_folders, write_json
+from harness.files import write_json
+from harness.record import find_run_folders
 from slurm.status import read_newest_records
 from slurm.submission import sweep_folder
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from harness.cache import cache_folder
 from harness.config import RunConfig
+from harness.data.cache import cache_folder
 from harness.errors import InputError, Interrupted, RunsFailedError
-from harness.guard import check_folder
 from harness.record import RunFolder
 from harness.terminal import console
+from harness.training.guard import check_folder
 from slurm.plan import Plan, plan_runs
 from slurm.process import POLL_SECONDS, Outcome, RunQueue
 from slurm.snapshot import snapshot_code

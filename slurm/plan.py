@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
-from harness.data import DATASETS
+from harness.data.sets import DATASETS
+from harness.data.staging import known_source, read_data_checksum
+from harness.data.weights import STAGED, weights_path
 from harness.errors import InputError
-from harness.staging import known_source, read_data_checksum
-from harness.weights import STAGED, weights_path
 from slurm.estimate import START_SECONDS, Timing, estimate_seconds, kinds_of, load_timings
 from slurm.process import PlannedRun
 from slurm.status import RunState, RunStatus, read_statuses

@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 
 from harness.config import build_config
+from harness.data.staging import load_training_set
 from harness.errors import CommandError, InputError
 from harness.record import RunFolder
-from harness.staging import load_training_set
 from harness.terminal import console
 from harness.train import train
 from slurm.estimate import Timing, kinds_of, load_probe, save_probe

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from harness.config import RunConfig
-from harness.environment import SNAPSHOT_COMMIT, read_git_commit
+from harness.training.environment import SNAPSHOT_COMMIT, read_git_commit
 
 PACKAGES = ("variants", "harness", "slurm")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*")

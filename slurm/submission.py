@@ -21,7 +21,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from harness.errors import InputError
-from harness.record import write_json
+from harness.files import write_json
 
 
 @dataclass

@@ -3,8 +3,8 @@
 import os
 from typing import cast
 
+from harness.launch.processes import build_accelerator
 from harness.precision import Precision
-from harness.processes import build_accelerator
 
 if __name__ == "__main__":
     accelerator = build_accelerator(cast(Precision, os.environ.get("ACCELERATE_MIXED_PRECISION", "no")))

@@ -3,8 +3,8 @@
 from typing import Any
 
 from harness.config import build_config
-from harness.engine import Engine
-from harness.processes import build_accelerator
+from harness.launch.processes import build_accelerator
+from harness.training.engine import Engine
 from variants import Variant
 
 

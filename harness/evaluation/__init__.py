@@ -22,9 +22,9 @@ _HOMES = {
     "NumberedImages": "harness.evaluation.images",
     "compute_manifold_scores": "harness.evaluation.manifold",
     "neighbour_radii": "harness.evaluation.manifold",
-    "Protocol": "harness.evaluation.protocol",
-    "ProtocolDefinition": "harness.evaluation.protocol",
-    "load_named_definition": "harness.evaluation.protocol",
+    "Protocol": "harness.protocol",
+    "ProtocolDefinition": "harness.protocol",
+    "load_named_definition": "harness.protocol",
     "Reference": "harness.evaluation.reference",
     "build_reference": "harness.evaluation.reference",
     "score_images": "harness.evaluation.score",
@@ -34,8 +34,8 @@ _HOMES = {
     "kernel_distance": "harness.evaluation.scores",
     "Moments": "harness.evaluation.statistics",
     "gather_statistics": "harness.evaluation.statistics",
-    "Processes": "harness.processes",
-    "build_accelerator": "harness.processes",
+    "Processes": "harness.launch.processes",
+    "build_accelerator": "harness.launch.processes",
 }
 
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

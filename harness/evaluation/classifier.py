@@ -15,11 +15,11 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from harness.cache import Entry, cache_folder, cached, load_entry, save_entry
+from harness.data.cache import Entry, cache_folder, cached, load_entry, save_entry
+from harness.data.formats import resize
+from harness.data.staging import load_training_set
 from harness.errors import InputError
-from harness.formats import resize
 from harness.seeding import build_generator, derive_seed
-from harness.staging import load_training_set
 from harness.terminal import console
 
 SIZE = 32

@@ -3,15 +3,15 @@
 from collections.abc import Callable
 
 from harness.config import RunConfig
-from harness.data import TrainingSet
-from harness.engine import Engine
+from harness.data.sets import TrainingSet
+from harness.data.staging import load_test_images
 from harness.errors import InputError
 from harness.evaluation.extractors import build_extractor
 from harness.evaluation.images import NumberedImages, PreparedImages
-from harness.evaluation.protocol import Protocol, evaluation_batch_size
 from harness.evaluation.reference import load_reference
 from harness.evaluation.statistics import gather_statistics
-from harness.staging import load_test_images
+from harness.launch.processes import Processes
+from harness.protocol import Protocol, evaluation_batch_size
 
 
 class Evaluator:
@@ -20,7 +20,7 @@ class Evaluator:
     Raises: InputError if the extractor's weights or the reference's images are missing.
     """
 
-    def __init__(self, config: RunConfig, data: TrainingSet, engine: Engine) -> None:
+    def __init__(self, config: RunConfig, data: TrainingSet, engine: Processes) -> None:
         self.engine = engine
         definition = config.protocol
         self.extractor = engine.main_first(

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.cache import hash_file
+from harness.data.weights import STAGED, weights_path
 from harness.errors import InputError
 from harness.evaluation.classifier import SIZE, load_classifier
-from harness.evaluation.protocol import ProtocolDefinition, Resize
 from harness.evaluation.resize import resize_to
-from harness.weights import STAGED, weights_path
+from harness.files import hash_file
+from harness.protocol import ProtocolDefinition, Resize
 
 # On a CPU, and elsewhere: 8 and 256 images of 299 px. Larger parts make a CPU wait for fresh memory: the resize takes
 # three times as long in parts of 32.

@@ -13,10 +13,10 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from harness.cache import hash_file
+from harness.data.formats import decode_image, find_images, is_grey, open_source, unreadable_images
 from harness.errors import InputError
 from harness.evaluation.images import NumberedImages
-from harness.formats import decode_image, find_images, is_grey, open_source, unreadable_images
+from harness.files import hash_file
 from harness.seeding import compute_permutation
 from harness.terminal import console
 

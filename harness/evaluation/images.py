@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from harness.data import TrainingSet
+from harness.data.sets import TrainingSet
 from harness.errors import DivergedError
-from harness.evaluation.protocol import Protocol
-from harness.normalisation import evaluation_mode
-from harness.samplers import CodeDistribution, build_prior
+from harness.evaluation.normalisation import evaluation_mode
+from harness.evaluation.samplers import CodeDistribution, build_prior
+from harness.protocol import Protocol
 from harness.seeding import Stream, build_generator, compute_permutation
 from variants import AutoEncoder, Variant
 

@@ -2,18 +2,24 @@
 
 import hashlib
 import json
+import logging
 import math
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
 
 import torch
+from filelock import SoftFileLease, Timeout
+from safetensors import SafetensorError
 from torch import Tensor
 
-from harness.cache import Entry, cache_folder, cached_together
+from harness.data.cache import CannotStoreError, Entry, acquire_lease, cache_folder, load_entry, read_entry, store
 from harness.errors import DivergedError
 from harness.evaluation.extractors import Extractor
 from harness.evaluation.images import NumberedImages
 from harness.evaluation.manifold import NEIGHBOURS, compute_manifold_scores, neighbour_radii
-from harness.evaluation.protocol import STATISTICS_VERSION
 from harness.evaluation.scores import (
     extrapolate_fid,
     frechet_distance,
@@ -23,10 +29,14 @@ from harness.evaluation.scores import (
     matrix_square_root,
 )
 from harness.evaluation.statistics import GROUPS, ImageStatistics, Moments, gather_statistics
-from harness.processes import Processes
+from harness.launch.processes import Processes
+from harness.protocol import STATISTICS_VERSION
 from harness.seeding import build_generator
 
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 Scores = dict[str, float]
+POLL_SECONDS = 5
 FEWEST_IN_SPLITS = 100  # images: ten splits of a few each score next to nothing
 
 
@@ -120,6 +130,53 @@ def load_reference(
 
     entry = cached_together(path, processes, gather, lambda gathered: _to_entry(*gathered, processes.device))
     return None if entry is None else _from_entry(*entry)
+
+
+def cached_together(
+    path: Path, processes: Processes, gather: Callable[[], T], finish: Callable[[T], Entry]
+) -> Entry | None:
+    """`cached` for an entry that all processes gather together and the main one finishes.
+
+    While another job is at it, the processes look again every few seconds, so that no collective times out.
+    Returns: the entry on the main process, which alone reads it; None on the others.
+    """
+    found: Entry | None = None
+    lease: SoftFileLease | None = None
+    looks = 0
+
+    def look() -> Literal["found", "ours", "wait"]:
+        nonlocal found, lease, looks
+        with suppress(OSError, ValueError, SafetensorError):
+            found = read_entry(path)
+            return "found"
+        looks += 1
+        try:
+            lease = acquire_lease(path, timeout=POLL_SECONDS)
+        except Timeout:
+            if looks == 1:
+                logger.warning("another job computes %s; waiting for it", path)
+            return "wait"
+        except CannotStoreError as error:
+            logger.warning("%s; going on without storing it", error)
+            return "ours"
+        found = load_entry(path)  # another job may just have made it
+        return "ours" if found is None else "found"
+
+    def make() -> None:
+        nonlocal found
+        entry = finish(gathered)
+        found = entry if lease is None else store(path, entry)
+
+    try:
+        while (state := processes.on_main(look)) == "wait":
+            pass
+        if state == "ours":
+            gathered = gather()
+            processes.on_main(make)
+    finally:
+        if lease is not None:
+            lease.release()
+    return found
 
 
 def _to_entry(real: ImageStatistics, other: ImageStatistics | None, device: torch.device) -> Entry:

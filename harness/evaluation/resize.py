@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from harness.evaluation.protocol import Resize
-from harness.formats import resize as antialiased
+from harness.data.formats import resize as antialiased
+from harness.protocol import Resize
 
 
 def resize_to(images: Tensor, size: int, how: Resize) -> Tensor:

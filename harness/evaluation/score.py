@@ -9,10 +9,10 @@ from harness.errors import InputError
 from harness.evaluation.classifier import SHIPPED
 from harness.evaluation.extractors import Extractor, build_extractor
 from harness.evaluation.files import Inspection, open_images
-from harness.evaluation.protocol import EXTRACTORS, Protocol, ProtocolDefinition
 from harness.evaluation.reference import load_reference
 from harness.evaluation.statistics import gather_statistics
-from harness.processes import Processes, build_accelerator
+from harness.launch.processes import Processes, build_accelerator
+from harness.protocol import EXTRACTORS, Protocol, ProtocolDefinition
 from harness.terminal import console
 
 logger = logging.getLogger(__name__)

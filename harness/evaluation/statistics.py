@@ -14,8 +14,8 @@ from torch import Tensor
 
 from harness.evaluation.extractors import Extractor
 from harness.evaluation.images import NumberedImages
-from harness.normalisation import batch_sizes
-from harness.processes import Processes
+from harness.evaluation.normalisation import batch_sizes
+from harness.launch.processes import Processes
 
 SPLITS = 10  # of the Inception Score (Salimans et al. 2016)
 KEPT = 10_000  # images whose features are kept: those of precision, recall, density, coverage and KID

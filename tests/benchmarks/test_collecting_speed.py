@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from results.collect import PAPER_ORDER
+from results.read.collect import PAPER_ORDER
 from tests.results.runs import CONFIG, evaluation, histogram, write_campaign
 
 EVALUATIONS, EPOCHS = 20, 100

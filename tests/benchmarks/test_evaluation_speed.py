@@ -19,9 +19,9 @@ from harness.config import build_config
 from harness.evaluation.images import GeneratedImages
 from harness.evaluation.reference import build_reference
 from harness.evaluation.resize import resize_to
+from harness.evaluation.samplers import build_prior
 from harness.evaluation.scores import frechet_distance, frechet_distance_of_few, matrix_square_root
 from harness.evaluation.statistics import GROUPS, KEPT, FeatureSums, ImageStatistics, Moments
-from harness.samplers import build_prior
 from harness.train import prepare
 
 CPU = torch.device("cpu")
@@ -146,7 +146,7 @@ MEASURE_PEAK = """
 import json, resource, sys, torch
 from harness.config import build_config
 from harness.evaluation.images import GeneratedImages
-from harness.samplers import build_prior
+from harness.evaluation.samplers import build_prior
 from harness.train import prepare
 n = int(sys.argv[1])
 _, _, evaluator = prepare(build_config({"extractor": "domain", "n_fake": n, "protocol": "clean"}))

@@ -10,7 +10,7 @@ from statistics import median
 import psutil
 import pytest
 
-from tests.harness.test_processes import finish, launch
+from tests.harness.launch.test_processes import finish, launch
 from tests.harness.test_train import ROOT, only_folder
 
 RUN = ("-m", "harness.train", "--dataset", "fashion_mnist", "--extractor", "domain")

@@ -100,7 +100,7 @@ def test_a_job_costs_little_more_than_importing_torch_and_loading_the_data(
         "        return super().encode(x)\n"
     )
     code = (
-        "import torch\nfrom harness.staging import load_training_set\n"
+        "import torch\nfrom harness.data.staging import load_training_set\n"
         "load_training_set('digits', 32, 3, 320).to(torch.device('cpu'))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from harness.checkpoint import Progress, save_checkpoint
 from harness.train import prepare
+from harness.training.checkpoint import Progress, save_checkpoint
 from tests.benchmarks.test_training_speed import benchmark_config, harness_step, measure_in_turns, two_threads
 
 __all__ = ["two_threads"]

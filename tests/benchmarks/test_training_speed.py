@@ -150,7 +150,7 @@ class SeparateAdams:
 
 
 def test_one_optimiser_for_all_phases_costs_no_more_than_separate_ones() -> None:
-    """Why plain training has no path of its own: see harness/optimizer.py."""
+    """Why plain training has no path of its own: see harness/training/optimizer.py."""
     separate, (engine, data, _) = SeparateAdams("aae"), prepare(benchmark_config("aae"))
     batches = [data.batch(indices, engine.device) for indices in data.epoch(0, 0, BATCH_SIZE, 0, 1)]
     ratio = measure_in_turns(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.engines import build_engine
-from tests.harness.test_processes import finish
+from tests.harness.launch.test_processes import finish
 from tests.harness.test_train import ROOT, assert_same_run, only_folder, untimed, wait_for_epoch
 from tests.variants.test_every_variant import build_default
 from variants import VARIANTS

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.record import RunFolder
-from tests.harness.test_processes import finish, launch
+from tests.harness.launch.test_processes import finish, launch
 from tests.harness.test_train import SHORT, only_folder, run
 from tests.harness.trained import train_briefly
 

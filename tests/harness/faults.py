@@ -12,7 +12,7 @@ import psutil
 
 from harness.record import RunFolder
 from tests.conftest import require
-from tests.harness.test_processes import launch
+from tests.harness.launch.test_processes import launch
 from tests.harness.test_train import SHORT, only_folder, wait_for_epoch
 
 EIGHT_EPOCHS = (*SHORT, "--epochs", "8")

@@ -8,9 +8,9 @@ import pytest
 
 from aaebench import app
 from harness.commands import call
+from harness.data.staging import stage_dataset
 from harness.evaluation.classifier import SHIPPED
-from harness.staging import stage_dataset
-from tests.harness.test_staging import write_images
+from tests.harness.data.test_staging import write_images
 from tests.harness.test_train import SHORT, only_folder, run
 from tests.harness.trained import listing
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.files import temporary_path
 from harness.record import RunFolder, find_run_folders
 
 
@@ -65,7 +66,7 @@ def test_what_a_kill_left_half_written_is_removed_and_nothing_else(folder: RunFo
     folder.write_status("running")
     folder.append_record({"epoch": 0, "images_seen": 0})
     before = {*folder.path.rglob("*")}
-    for name in (".environment.json.12", ".records.jsonl.345", "samples/.epoch-000002.png.6"):
-        (folder.path / name).write_text("{")
+    for name in ("environment.json", "records.jsonl", "samples/epoch-000002.png"):
+        temporary_path(folder.path / name).write_text("{")
     folder.remove_leftovers()
     assert {*folder.path.rglob("*")} == before

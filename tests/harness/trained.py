@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 from aaebench import app
-from harness.checkpoint import Progress, save_checkpoint
 from harness.commands import call
 from harness.config import build_config
 from harness.evaluation.evaluate import Evaluator
-from harness.normalisation import evaluation_mode
+from harness.evaluation.normalisation import evaluation_mode
 from harness.record import RunFolder
 from harness.train import prepare
+from harness.training.checkpoint import Progress, save_checkpoint
 from variants import AutoEncoder, Variant
 
 

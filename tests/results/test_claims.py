@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from results.analysis import analyse
-from results.claims import CLAIMS, complete, every, most, nearly_all
-from results.collect import collect
-from results.tables import load_published
+from results.compute.analysis import analyse
+from results.compute.claims import CLAIMS, complete, every, most, nearly_all
+from results.read.collect import collect
+from results.show.tables import load_published
 from tests.results.runs import evaluation, write_campaign, write_run
 
 BASE = [30.0, 31.0, 29.0]

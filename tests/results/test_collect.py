@@ -12,12 +12,12 @@ from pyarrow import parquet
 from aaebench import app
 from harness.commands import call
 from harness.record import RunFolder
-from results.analysis import FILES
-from results.collapse import build_collapse_table
-from results.collect import collect
 from results.commands import print_summary
-from results.schema import COLUMNS
-from results.summary import summarise
+from results.compute.analysis import FILES
+from results.compute.collapse import build_collapse_table
+from results.compute.summary import summarise
+from results.read.collect import collect
+from results.read.schema import COLUMNS
 from tests.results.runs import CONFIG, evaluation, write_run
 
 

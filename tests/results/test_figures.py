@@ -8,8 +8,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from results.collect import PAPER_ORDER, collect
-from results.figures import Drawing, draw_all, draw_fid, draw_samples, draw_sigma, save_figure
+from results.read.collect import PAPER_ORDER, collect
+from results.show.figures import Drawing, draw_all, draw_fid, draw_samples, draw_sigma, save_figure
 from tests.results.runs import evaluation, write_campaign, write_picture, write_run
 
 TWO = {"aae": [10.0, 14.0, 12.0], "n_iter": [5.0, 7.0, 6.0]}

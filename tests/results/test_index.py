@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-import results.index
+import results.read.index
 from harness.record import RunFolder
-from results.collect import collect
-from results.index import NAME, load_index, scan
+from results.read.collect import collect
+from results.read.index import NAME, load_index, scan
 from tests.results.runs import evaluation, write_campaign, write_run
 
 
@@ -34,13 +34,13 @@ def age(root: Path) -> None:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the folders that are read from here on."""
     names: list[str] = []
-    original = results.index.read_folder
+    original = results.read.index.read_folder
 
     def note(folder: RunFolder) -> Any:
         names.append(folder.path.name)
         return original(folder)
 
-    monkeypatch.setattr(results.index, "read_folder", note)
+    monkeypatch.setattr(results.read.index, "read_folder", note)
     return names
 
 
@@ -86,7 +86,7 @@ def test_a_damaged_index_is_rebuilt(root: Path, read: list[str], damage: bytes |
 
 
 def test_other_code_does_not_believe_the_index(root: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results.index, "hash_code", lambda: "other")
+    monkeypatch.setattr(results.read.index, "hash_code", lambda: "other")
     collect(root)
     assert len(read) == 6
 
@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_written_to_is_collected_all_the_same(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("read-only file system")
 
-    monkeypatch.setattr(results.index.feather, "write_feather", refuse)
+    monkeypatch.setattr(results.read.index.feather, "write_feather", refuse)
     assert len(collect(root).runs) == 18
     assert not list(root.glob(f"{NAME}*")), "nothing half-written is left"
 
@@ -118,8 +118,8 @@ def test_damage_is_remembered_and_mended(root: Path, read: list[str]) -> None:
 
 def test_several_processes_read_what_one_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_campaign(tmp_path, {"aae": [3.0, 4.0, 5.0], "n_iter": [1.0, 2.0, 3.0]})
-    monkeypatch.setattr(results.index, "PARALLEL_FROM", 1)
-    monkeypatch.setattr(results.index, "CHUNK", 2)
+    monkeypatch.setattr(results.read.index, "PARALLEL_FROM", 1)
+    monkeypatch.setattr(results.read.index, "CHUNK", 2)
     two = load_index(tmp_path, scan(tmp_path), processes=2)
     (tmp_path / NAME).unlink()
     one = load_index(tmp_path, scan(tmp_path))

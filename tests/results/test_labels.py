@@ -9,21 +9,21 @@ import pytest
 
 from aaebench import app
 from harness.commands import call
-from results.analysis import Analysis, analyse
-from results.collect import collect
 from results.commands import print_gap, print_summary
-from results.figures import draw_fid, draw_samples
-from results.gap import build_gap
-from results.labels import NEUTRAL, label_setting
-from results.render import render_latex, render_markdown
-from results.report_tables import (
+from results.compute.analysis import Analysis, analyse
+from results.compute.gap import build_gap
+from results.read.collect import collect
+from results.read.labels import NEUTRAL, label_setting
+from results.show.figures import draw_fid, draw_samples
+from results.show.render import render_latex, render_markdown
+from results.show.report_tables import (
     build_collapse_tables,
     build_comparison_table,
     build_paper_table,
     build_protocol_tables,
     build_run_tables,
 )
-from results.sentences import describe
+from results.show.sentences import describe
 from tests.results.runs import write_campaign
 
 FIDS = {"aae": [30.0, 31.0, 29.0], "n_iter": [20.2, 21.0, 19.1]}

@@ -10,11 +10,11 @@ from pyarrow import parquet
 from aaebench import app
 from harness.commands import call
 from harness.record import RunFolder
-from results.analysis import FILES
-from results.collect import collect
-from results.schema import ARROW, SCHEMA_VERSION
-from results.schema_document import DOCUMENT, render_document
-from results.tables import TABLE
+from results.compute.analysis import FILES
+from results.read.collect import collect
+from results.read.schema import ARROW, SCHEMA_VERSION
+from results.read.schema_document import DOCUMENT, render_document
+from results.show.tables import TABLE
 from tests.results.runs import evaluation, write_campaign, write_run
 
 
@@ -33,7 +33,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_document_is_what_the_code_writes() -> None:
-    assert DOCUMENT.read_text() == render_document(), "write it anew: python -m results.schema_document"
+    assert DOCUMENT.read_text() == render_document(), "write it anew: python -m results.read.schema_document"
 
 
 @pytest.mark.parametrize("name", [*FILES, "tables/table5-fashion_mnist"])

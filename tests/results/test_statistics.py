@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from results.statistics import (
+from results.compute.statistics import (
     ALPHA,
     adjust_holm,
     compute_effect_size,

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from harness.errors import InputError
-from results.analysis import Analysis, analyse
-from results.baseline import build_comparisons, mark_best
-from results.collect import collect
-from results.protocols import choose_protocol
-from results.render import render_latex, render_markdown
-from results.sentences import describe
-from results.summary import reported_rows, summarise
+from results.compute.analysis import Analysis, analyse
+from results.compute.baseline import build_comparisons, mark_best
+from results.compute.summary import reported_rows, summarise
+from results.read.collect import collect
+from results.read.protocols import choose_protocol
+from results.show.render import render_latex, render_markdown
+from results.show.sentences import describe
 from tests.results.runs import evaluation, write_campaign, write_run
 
 CLEAR = {"aae": [30.0, 31.0, 29.0], "n_iter": [20.2, 21.0, 19.1], "kld_loss": [29.8, 31.3, 28.9]}

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from pyarrow import parquet
 
-import results.index
+import results.read.index
 from aaebench import app
 from harness.commands import call
 from harness.config import build_config
 from harness.record import ADDED_FIELDS
-from results.collect import collect
-from results.schema import RUNS, Column, arrow_schema
-from results.summary import summarise
+from results.compute.summary import summarise
+from results.read.collect import collect
+from results.read.schema import RUNS, Column, arrow_schema
 from tests.results.runs import evaluation, write_campaign, write_run
 
 OTHER = {
@@ -98,8 +98,8 @@ def test_an_index_without_the_column_is_not_believed(tmp_path: Path, monkeypatch
         os.utime(file, (time.time() - 3600, time.time() - 3600))
     older = [Column("folder", "string", ""), *(column for column in RUNS if column.name != "training")]
     with monkeypatch.context() as before:
-        before.setattr(results.index, "SCHEMA", arrow_schema(older))
-        index = results.index.load_index(tmp_path, results.index.scan(tmp_path))
+        before.setattr(results.read.index, "SCHEMA", arrow_schema(older))
+        index = results.read.index.load_index(tmp_path, results.read.index.scan(tmp_path))
         assert "training" not in index.table.column_names
     assert trainings(tmp_path) == {'{"ema_decay": 0.999}'}
 

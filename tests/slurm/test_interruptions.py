@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.record import RunFolder
-from results.collect import collect
+from results.read.collect import collect
 from tests.harness.test_train import assert_same_run, only_folder
 from tests.slurm.cluster import wait_for
 from tests.slurm.conftest import Sweep, train_alone

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from harness.normalisation import evaluation_mode
+from harness.evaluation.normalisation import evaluation_mode
 from tests.engines import build_engine
 from variants import VARIANTS, build
 from variants.aae import AAE

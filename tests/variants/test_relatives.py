@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from harness.config import build_config
 from harness.evaluation.images import GeneratedImages
-from harness.posterior import compute_diagnostics, compute_posterior
-from harness.samplers import build_prior
+from harness.evaluation.posterior import compute_diagnostics, compute_posterior
+from harness.evaluation.samplers import build_prior
 from harness.seeding import GlobalNoise
 from harness.train import prepare
 from tests.engines import build_engine
@@ -87,7 +87,7 @@ class TestGAN:
         assert not [name for name, _ in build_seeded("gan").named_children() if name == "encoder"]
         config = build_config({"preset": "demo", "variant": "gan", "max_images": 256})
         engine, data, evaluator = prepare(config)
-        assert compute_posterior(engine, data, evaluator.protocol) is None
+        assert compute_posterior(engine.variant, data, evaluator.protocol, engine.config.seed, engine) is None
 
 
 class TestVAEGAN:
@@ -233,7 +233,7 @@ def train_noise_shares(options: dict[str, Any]) -> tuple[float, float]:
     shares: list[Any] = []
     for epoch in range(config.epochs + 1):
         if epoch in (0, config.epochs):
-            posterior = compute_posterior(engine, data, evaluator.protocol)
+            posterior = compute_posterior(engine.variant, data, evaluator.protocol, engine.config.seed, engine)
             assert posterior is not None
             shares.append(compute_diagnostics(posterior.mu, posterior.sigma)["posterior/noise_share"])
         for step, indices in enumerate(data.epoch(0, epoch, config.batch_size, 0, 1)):

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from harness.config import build_config
-from harness.data import TrainingSet
+from harness.data.sets import TrainingSet
 from harness.errors import DivergedError, InputError
 from harness.evaluation.evaluate import Evaluator
 from harness.evaluation.images import GeneratedImages, PreparedImages, Reconstructions, draw_codes, to_pixels
-from harness.normalisation import batch_sizes, evaluation_mode
-from harness.samplers import build_prior
+from harness.evaluation.normalisation import batch_sizes, evaluation_mode
+from harness.evaluation.samplers import build_prior
 from harness.train import prepare
 from variants import AutoEncoder
 

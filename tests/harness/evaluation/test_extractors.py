@@ -10,11 +10,11 @@ from cleanfid.resize import build_resizer
 from PIL import Image
 from torch import Tensor, nn
 
-from harness.cache import hash_file
 from harness.errors import InputError
 from harness.evaluation.extractors import build_extractor
-from harness.evaluation.protocol import ProtocolDefinition, load_named_definition
 from harness.evaluation.resize import resize_to
+from harness.files import hash_file
+from harness.protocol import ProtocolDefinition, load_named_definition
 
 CPU = torch.device("cpu")
 CLEAN = load_named_definition("clean")

@@ -7,7 +7,7 @@ import pytest
 
 from harness.config import build_config
 from harness.errors import InputError
-from harness.evaluation.protocol import Protocol, load_named_definition
+from harness.protocol import Protocol, load_named_definition
 
 
 def build_protocol(**changes: Any) -> Protocol:

@@ -20,7 +20,7 @@ from harness.commands import call, score
 from harness.errors import InputError
 from harness.evaluation import load_named_definition, score_images
 from tests.harness.evaluation.test_extractors import MeanColour
-from tests.harness.test_processes import finish, launch
+from tests.harness.launch.test_processes import finish, launch
 from tests.harness.test_train import ROOT
 
 DOMAIN = ("--extractor", "domain-fashion_mnist")

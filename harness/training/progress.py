@@ -1,0 +1,74 @@
+"""What a person sees while a run trains: a bar on a terminal, one line an epoch in a log."""
+
+import time
+from types import TracebackType
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from harness.config import RunConfig
+from harness.record import Record
+from harness.terminal import console
+from harness.training.checkpoint import Progress as TrainedSoFar
+from harness.training.engine import Engine
+
+REFRESH_SECONDS = 0.5  # reading a loss waits for the device, so it is read this often and no more
+
+
+class TrainingProgress:
+    """Shows epochs, losses and images/s. Only the main process shows anything."""
+
+    def __init__(self, config: RunConfig, n_images: int, engine: Engine) -> None:
+        self.config, self.enabled = config, engine.is_main_process
+        self.steps_per_epoch = n_images // config.batch_size
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+            console=console,
+            disable=not (self.enabled and console.is_terminal),
+        )
+        self.task = self.bar.add_task(config.run_id, total=config.epochs, losses="")
+        self.last_shown = time.monotonic()
+
+    def __enter__(self) -> "TrainingProgress":
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def is_due(self) -> bool:
+        return not self.bar.disable and time.monotonic() - self.last_shown > REFRESH_SECONDS
+
+    def show_step(self, progress: TrainedSoFar, losses: dict[str, float], images_per_second: float) -> None:
+        self.last_shown = time.monotonic()
+        shown = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+        shown += f"  {images_per_second:.0f} images/s"
+        self.bar.update(
+            self.task, completed=round(progress.epoch + progress.step / self.steps_per_epoch, 1), losses=shown
+        )
+
+    def show_evaluation(self, done: int, n: int) -> None:
+        if self.is_due():
+            self.last_shown = time.monotonic()
+            self.bar.update(self.task, losses=f"scoring {done} of {n} images")
+
+    def show_epoch(self, record: Record) -> None:
+        self.bar.update(self.task, completed=record["epoch"])
+        if not self.enabled:
+            return
+        shown = [f"epoch {record['epoch']}/{self.config.epochs}"]
+        shown += [f"{key.partition('/')[2]} {record[key]:.4f}" for key in record if key.startswith("loss/")]
+        if "time/images_per_second" in record:
+            shown += [f"{record['time/images_per_second']:.0f} images/s"]
+        if "eval/fid" in record:
+            shown += [f"FID {record['eval/fid']:.2f}", f"IS {record['eval/inception_score']:.3f}"]
+        if "posterior/sigma_mean" in record:
+            shown += [f"sigma {record['posterior/sigma_mean']:.3f}"]
+        if "eval/fid" in record or not console.is_terminal:
+            console.print("  ".join(shown), highlight=False, soft_wrap=True)

@@ -1,0 +1,97 @@
+"""Everything that is computed of a collection, once: what the CSVs, the tables and the report show."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from results.compute.baseline import COMPARISONS, build_comparisons
+from results.compute.claims import CLAIMS_COLUMNS, EVIDENCE, judge_claims
+from results.compute.collapse import COLLAPSE, build_collapse_table
+from results.compute.gap import GAP, build_gap
+from results.compute.references import REFERENCES, build_references
+from results.compute.summary import CELL, SUMMARY, EpochRule, reported_rows, summarise
+from results.read.collect import Collection
+from results.read.schema import PROBLEMS, PROTOCOLS, PROVENANCE, RUNS, Column
+from results.show.tables import PaperTable, build_tables
+
+CAMPAIGN = ["protocol", "extractor"]  # evaluations of one way to score; its ids differ by data set and size
+
+# The files of a collection, in the order in which they are explained: name -> columns, and what a row is.
+FILES: dict[str, tuple[list[Column], str]] = {
+    "runs": (RUNS, "a run, evaluation and sampler"),
+    "summary": (SUMMARY, "a cell (all that changes the numbers, but the seed) at the reported epoch, over its seeds"),
+    "comparisons": (COMPARISONS, "a cell, and a measure in which it is compared with the AAE, seed by seed"),
+    "references": (REFERENCES, "a setting and a reference to read its scores by: noise floors, reconstructions"),
+    "claims": (CLAIMS_COLUMNS, "a claim of the paper, and its verdict"),
+    "claims_evidence": (EVIDENCE, "a number behind a verdict"),
+    "collapse": (COLLAPSE, "a run and evaluation: the posterior's diagnostics"),
+    "gap": (GAP, "a cell that was scored under both protocols, paper and clean"),
+    "problems": (PROBLEMS, "a folder that is unfinished, failed or damaged"),
+    "provenance": (PROVENANCE, "a run: where, when and with what it ran"),
+    "protocols": (PROTOCOLS, "a field of a protocol's definition"),
+}
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """`frames`: the tables of FILES but runs, by name; `tables`: the paper's; `reported`: rows behind the summary."""
+
+    collection: Collection
+    rule: EpochRule
+    reported: pd.DataFrame
+    frames: dict[str, pd.DataFrame]
+    tables: list[PaperTable]
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        return self.frames["summary"]
+
+    @property
+    def comparisons(self) -> pd.DataFrame:
+        return self.frames["comparisons"]
+
+
+def analyse(collection: Collection, rule: EpochRule = "last") -> Analysis:
+    """All tables of a collection; nothing in them mixes protocols.
+
+    Raises: InputError if the rule asks for evaluations that there are not.
+    """
+    runs = collection.runs
+    reported, summary = reported_rows(runs, rule), summarise(runs, rule)
+    references = build_references(collection, summary, reported)
+    comparisons = build_comparisons(reported)
+    claims, evidence = _judge(runs, reported, comparisons)
+    frames = {
+        "summary": summary,
+        "comparisons": comparisons,
+        "references": references,
+        "claims": claims,
+        "claims_evidence": evidence,
+        "collapse": build_collapse_table(runs),
+        "gap": build_gap(summary),
+        "problems": collection.problems,
+        "provenance": collection.provenance,
+        "protocols": _protocols(collection),
+    }
+    return Analysis(collection, rule, reported, frames, build_tables(summary, reported, references))
+
+
+def _judge(runs: pd.DataFrame, reported: pd.DataFrame, comparisons: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The claims, for each way to score by itself."""
+    verdicts, evidence = [], []
+    ways = reported[CAMPAIGN].drop_duplicates() if len(reported) else pd.DataFrame([["", ""]], columns=CAMPAIGN)
+    judged = [*dict.fromkeys([*CELL, "run_id", "seed", "state", "epoch", "sampling_seed", "fid", "sigma_mean"])]
+    for way in ways.to_dict(orient="records"):
+        parts = [frame.merge(pd.DataFrame([way])) for frame in (runs[judged], reported, comparisons)]
+        for found, frames in zip(judge_claims(*parts), (verdicts, evidence), strict=True):
+            frames.append(found.assign(protocol=way["protocol"], extractor=way["extractor"]))
+    return pd.concat(verdicts, ignore_index=True), pd.concat(evidence, ignore_index=True)
+
+
+def _protocols(collection: Collection) -> pd.DataFrame:
+    rows = [
+        {"protocol_id": name, "field": field, "value": str(value)}
+        for name, definition in sorted(collection.protocols.items())
+        for field, value in definition.items()
+    ]
+    return pd.DataFrame(rows, columns=[column.name for column in PROTOCOLS])

@@ -1,0 +1,119 @@
+"""Run folders to tables: one row per run and evaluation, and one per folder that has something wrong with it."""
+
+import re
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harness.record import Record, RunFolder
+from results.read.folder import FLOOR
+from results.read.index import Index, State, load_index, scan
+from results.read.labels import NEUTRAL, label_settings
+from results.read.schema import COLUMNS, PROBLEMS, PROVENANCE
+
+PAPER_ORDER = ["aae", "latent_mapping", "n_iter", "kld_loss", "feature", "equal_linear"]
+SAMPLER_ORDER = ["prior", "gaussian", "gmm", "reconstruction"]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """`table`: schema.RUNS, a row per run, evaluation and sampler, the paper's variants first, in its order.
+
+    `floors`: rows of the same columns, of real images against real images; `sampler` is floor.<name>.
+    `problems`: a row per folder that is unfinished, failed or damaged, and why.
+    `provenance`: a row per run that could be read. `protocols`: the definition of each protocol id, where recorded.
+    `paths`: the folder of each run by its id.
+    """
+
+    table: pa.Table
+    floors: pd.DataFrame
+    problems: pd.DataFrame
+    provenance: pd.DataFrame
+    protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """`table` for pandas; a score that is missing and one that is not a number are both NaN: see `not_finite`."""
+        return self.table.to_pandas()
+
+    def read_records(self, run_id: str) -> list[Record]:
+        """A run's records, with what the table has no columns for: histograms, losses of every epoch."""
+        return RunFolder(self.paths[run_id]).read_records()
+
+    def select(self, run_ids: set[str]) -> "Collection":
+        """What concerns these runs."""
+        return replace(
+            self,
+            table=self.table.filter(pc.field("run_id").isin(pa.array(sorted(run_ids), pa.string()))),
+            floors=self.floors[self.floors["run_id"].isin(run_ids)],
+            problems=self.problems[self.problems["run_id"].isin(run_ids)].reset_index(drop=True),
+            provenance=self.provenance[self.provenance["run_id"].isin(run_ids)].reset_index(drop=True),
+            paths={run_id: path for run_id, path in self.paths.items() if run_id in run_ids},
+        )
+
+
+def collect(root: Path, states: dict[str, State] | None = None, processes: int = 1) -> Collection:
+    """Read every run folder under `root`. One that cannot be read is a problem, and stops nothing.
+
+    An unfinished run's evaluations count as rows too, with its state beside them.
+
+    Args: states: `index.scan(root)`, where the caller has it. processes: how many read; more than one needs a main
+        module that can be imported, as multiprocessing asks.
+    """
+    index = load_index(root, scan(root) if states is None else states, processes)
+    problems, provenance, protocols = [], [], {}
+    paths: dict[str, Path] = {}
+    copies = []
+    for path, entry in index.entries.items():
+        run_id, state, reason = entry["run_id"], entry["state"], entry["reason"]
+        if state != "damaged" and run_id in paths:
+            state, reason = "damaged", f"another folder of this run was read: {paths[run_id]}"
+            copies.append(path)
+        if state != "done":
+            problems.append({"path": str(root / path), "run_id": run_id, "state": state, "reason": reason})
+        if state != "damaged":
+            paths[run_id] = root / path
+            provenance.append(entry["provenance"])
+            if entry["protocol"] is not None and entry["provenance"]["protocol_id"]:
+                protocols[entry["provenance"]["protocol_id"]] = entry["protocol"]
+    table = _sorted(index, copies)
+    floors = [name for name in table["sampler"].unique().to_pylist() if name.startswith(FLOOR)]
+    is_floor = pc.field("sampler").isin(pa.array(floors, pa.string()))
+    return Collection(
+        table.filter(~is_floor),
+        table.filter(is_floor).to_pandas(),
+        pd.DataFrame(problems, columns=[column.name for column in PROBLEMS]),
+        pd.DataFrame(provenance, columns=[column.name for column in PROVENANCE]),
+        protocols,
+        paths,
+    )
+
+
+def _sorted(index: Index, copies: list[str]) -> pa.Table:
+    """The rows in the paper's order of variants, its own setting first, then by run, epoch and sampler; no copies."""
+    table = index.table.filter(~pc.field("folder").isin(pa.array(copies, pa.string()))) if copies else index.table
+    for name, column, order in (
+        ("variant_place", "variant", PAPER_ORDER),
+        ("sampler_place", "sampler", SAMPLER_ORDER),
+    ):
+        places = table[column].to_pandas().map({value: place for place, value in enumerate(order)})
+        table = table.append_column(name, pa.array(places.fillna(len(order)).astype("int64")))
+    options = sorted(table["options"].unique().to_pylist(), key=_natural)
+    places = table["options"].to_pandas().map({text: place for place, text in enumerate(options)})
+    table = table.append_column("options_place", pa.array(places.astype("int64")))
+    table = table.append_column("label", pa.array(label_settings(table.select([*NEUTRAL]).to_pandas()), pa.string()))
+    keys = ["variant_place", "variant", "options_place", "dataset", "image_size", "label", "seed", "run_id", "epoch"]
+    keys += ["sampler_place", "sampler", "sampling_seed"]
+    return table.sort_by([(name, "ascending") for name in keys]).select(COLUMNS)
+
+
+def _natural(text: str) -> list[tuple[float, str]]:
+    """A key that sorts numbers within a text by their value: depth 2 before depth 10."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)
+    return [(float(part), "") if number % 2 else (0.0, part) for number, part in enumerate(parts)]

@@ -1,0 +1,179 @@
+"""What was read of the run folders, kept beside them, so that collecting again reads only what has changed.
+
+One Arrow file, `RUNS/.aaebench-index.arrow`: the rows of all folders, and in its metadata what is not rows, per folder,
+with the sizes and times of the files that it was read from. It is rebuilt where there is any doubt: written by other
+code, damaged, or too soon after a change to tell by its time. Without the right to write there is no index.
+"""
+
+import gc
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import feather
+
+from harness.record import RunFolder, find_run_folders
+from results.read.folder import FolderEntry, explain_type, read_folder
+from results.read.schema import NUMBERS, RUNS, Column, arrow_schema
+
+NAME = ".aaebench-index.arrow"
+FILES = ("config.json", "environment.json", "status.json", "records.jsonl")
+RACY_SECONDS = 2  # a file changed so shortly before it was read may change again within its time's resolution
+CHUNK = 64  # folders that a process reads at a time
+PARALLEL_FROM = 4 * CHUNK  # below that, starting processes takes longer than reading
+
+SCHEMA = arrow_schema([Column("folder", "string", "path below the root"), *RUNS])
+State = list[list[int] | None]  # size and time in ns of each of FILES; None for one that is not there
+
+
+@dataclass(frozen=True)
+class Index:
+    """`entries`: by path below the root, each folder's FolderEntry.describe(); `table`: SCHEMA, a row per evaluation.
+
+    `generation` hashes the files' states: equal generations hold the same.
+    """
+
+    entries: dict[str, dict[str, Any]]
+    table: pa.Table
+    generation: str
+
+
+def scan(root: Path) -> dict[str, State]:
+    """The state of every run folder's files under `root`, in order of path."""
+    return {str(folder.path.relative_to(root)): _look(folder.path) for folder in find_run_folders(root)}
+
+
+def compute_generation(states: dict[str, State]) -> str:
+    """A hash of what was found and of the code that reads it."""
+    return hashlib.sha256(f"{hash_code()}{json.dumps(states)}".encode()).hexdigest()
+
+
+@cache
+def hash_code() -> str:
+    """Of results/ and of what reads records: other code may read the same files otherwise."""
+    folder = Path(__file__).parents[1]
+    files = sorted([*folder.rglob("*.py"), *folder.rglob("*.j2"), folder.parent / "harness" / "record.py"])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def load_index(root: Path, states: dict[str, State], processes: int = 1) -> Index:
+    """Everything under `root`, read anew only where a file has changed since the index was written."""
+    known, table = _load(root / NAME)
+    now = time.time_ns()
+    fresh = {path for path, state in states.items() if path in known and known[path]["files"] == state}
+    missing = [path for path in states if path not in fresh]
+    generation = compute_generation(states)
+    if not missing and len(known) == len(fresh):
+        return Index({path: known[path] for path in states}, table, generation)
+    kept = table.filter(pc.field("folder").isin(pa.array(sorted(fresh), pa.string())))
+    parts, entries = [kept], {path: known[path] for path in fresh}
+    for part, described in _read_all(root, missing, processes):
+        parts.append(part)
+        entries |= described
+    for path in missing:
+        newest = max((file[1] for file in states[path] if file), default=0)
+        entries[path]["files"] = states[path] if newest < now - RACY_SECONDS * 1e9 else None
+    index = Index({path: entries[path] for path in states}, pa.concat_tables(parts).combine_chunks(), generation)
+    with suppress(OSError):  # somebody else's runs can be collected all the same
+        _save(root / NAME, index)
+    return index
+
+
+def _look(folder: Path) -> State:
+    states: State = []
+    for name in FILES:
+        try:
+            stat = (folder / name).stat()
+            states.append([stat.st_size, stat.st_mtime_ns])
+        except OSError:
+            states.append(None)
+    return states
+
+
+def _read_all(root: Path, paths: Sequence[str], processes: int) -> Iterator[tuple[pa.Table, dict[str, dict[str, Any]]]]:
+    chunks = [(root, paths[start : start + CHUNK]) for start in range(0, len(paths), CHUNK)]
+    if processes == 1 or len(paths) < PARALLEL_FROM:
+        yield from map(_read_chunk, chunks)
+        return
+    # Records are trees: looking for cycles as often as by default would take a fifth of the time.
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=gc.set_threshold, initargs=(200_000,)
+    ) as pool:
+        yield from pool.map(_read_chunk, chunks)
+
+
+def _read_chunk(chunk: tuple[Path, Sequence[str]]) -> tuple[pa.Table, dict[str, dict[str, Any]]]:
+    root, paths = chunk
+    entries = {path: read_folder(RunFolder(root / path)) for path in paths}
+    try:
+        table = _to_arrow(entries)
+    except (pa.ArrowException, OverflowError):  # a value of another type than its column's: whose is it?
+        for path, entry in entries.items():
+            try:
+                _to_arrow({path: entry})
+            except (pa.ArrowException, OverflowError) as error:
+                entries[path] = FolderEntry(entry.run_id, reason=explain_type(entry, error))
+        table = _to_arrow(entries)
+    return table, {path: entry.describe() for path, entry in entries.items()}
+
+
+def _to_arrow(entries: dict[str, FolderEntry]) -> pa.Table:
+    rows = [row for entry in entries.values() for row in entry.rows]
+    owners = pa.array([number for number, entry in enumerate(entries.values()) for _ in entry.rows], pa.int64())
+    shared = [{**entry.common, "folder": path} for path, entry in entries.items()]
+    names = {name for common in shared for name in common}
+
+    def column(name: str) -> pa.Array:
+        values = [each.get(name) for each in (shared if name in names else rows)]
+        array = pa.array(values, SCHEMA.field(name).type)
+        return array.take(owners) if name in names else array
+
+    return _note_not_finite(pa.table([column(name) for name in SCHEMA.names], schema=SCHEMA))
+
+
+def _note_not_finite(table: pa.Table) -> pa.Table:
+    """Name, in each row, the scores that are NaN or infinite."""
+    flaws: dict[int, list[str]] = {}
+    for name in NUMBERS:
+        finite = pc.call_function("is_finite", [table[name]])
+        if pc.call_function("any", [pc.call_function("invert", [finite])]).as_py():
+            for row in (row for row, is_finite in enumerate(finite.to_pylist()) if is_finite is False):
+                flaws.setdefault(row, []).append(name)
+    if not flaws:
+        return table
+    noted = pa.array([" ".join(flaws[row]) if row in flaws else None for row in range(len(table))], pa.string())
+    return table.set_column(SCHEMA.get_field_index("not_finite"), SCHEMA.field("not_finite"), noted)
+
+
+def _load(file: Path) -> tuple[dict[str, dict[str, Any]], pa.Table]:
+    """The index as it was written, or an empty one."""
+    try:
+        table = feather.read_table(file, memory_map=False)
+        metadata = json.loads(table.schema.metadata[b"index"])
+        if metadata["code"] == hash_code() and table.schema.equals(SCHEMA):
+            return metadata["entries"], table.replace_schema_metadata(SCHEMA.metadata)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        pass
+    return {}, SCHEMA.empty_table()
+
+
+def _save(file: Path, index: Index) -> None:
+    metadata = json.dumps({"code": hash_code(), "entries": index.entries})
+    table = index.table.replace_schema_metadata({"index": metadata})
+    temporary = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        feather.write_feather(table, str(temporary), compression="lz4")
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)

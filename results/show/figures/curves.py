@@ -1,0 +1,79 @@
+"""Curves over epochs: FID (Fig. 9), sigma, losses."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+from matplotlib import pyplot as plt
+
+from results.read.collect import Collection
+from results.show.figures.style import (
+    Drawing,
+    add_legend,
+    build_panels,
+    cells_of,
+    evaluations,
+    plot_seeds,
+    split_settings,
+    style_of,
+)
+
+BANDS = "Thin lines: seeds; markers: their mean; bands: its 95 % interval, of three seeds or more."
+
+
+def draw_fid(collection: Collection) -> Iterator[Drawing]:
+    """FID over epochs, a panel per setting (the paper's Fig. 9)."""
+    yield from _draw_measure(collection, "fid", "FID of prior samples", "figure9-fid", "Fig. 9: FID over training")
+
+
+def draw_sigma(collection: Collection) -> Iterator[Drawing]:
+    """Mean |sigma| of the posterior over epochs, a panel per setting."""
+    title = "Mean sigma of the posterior over training"
+    yield from _draw_measure(collection, "sigma_mean", "mean |σ| of q(z|x)", "sigma", title, prior=1.0)
+
+
+def _draw_measure(
+    collection: Collection, measure: str, label: str, stem: str, title: str, prior: float | None = None
+) -> Iterator[Drawing]:
+    rows = evaluations(collection)
+    settings = split_settings(rows[rows[measure].notna()])
+    if not settings:
+        return
+    styles = style_of(cells_of(rows))
+    figure, axes = build_panels(len(settings))
+    used = []
+    for axis, (name, _, group) in zip(axes, settings, strict=True):
+        plot_seeds(axis, group, measure, styles)
+        axis.set(title=name.replace(" (", "\n("), ylabel=label)
+        if prior is not None:
+            axis.set_ylim(0, max(axis.get_ylim()[1], 1.05 * prior))
+            axis.axhline(prior, color="0.5", linewidth=0.8)
+            axis.annotate(
+                "the prior's", (1, prior), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7
+            )
+        used.append(axis)
+    add_legend(figure, used)
+    yield Drawing(stem, title, BANDS, figure)
+    plt.close(figure)
+
+
+def draw_losses(collection: Collection) -> Iterator[Drawing]:
+    """Learning curves: each phase's loss over all epochs, a figure per setting, every seed a line."""
+    for name, stem, group in split_settings(evaluations(collection)):
+        runs = group.drop_duplicates("run_id")
+        parts = []
+        for run_id, cell in zip(runs["run_id"], runs["cell"], strict=True):
+            records = pd.DataFrame(collection.read_records(run_id))
+            losses = records[["epoch", *(key for key in records if str(key).startswith("loss/"))]]
+            parts.append(losses.assign(run_id=run_id, cell=cell))
+        table = pd.concat(parts, ignore_index=True)
+        phases = [str(key) for key in table if str(key).startswith("loss/")]
+        if not phases:
+            continue
+        styles = style_of(cells_of(group))
+        figure, axes = plt.subplots(1, len(phases), figsize=(3.6 * len(phases) + 1.6, 3.1), squeeze=False)
+        for axis, phase in zip(axes[0], phases, strict=True):
+            plot_seeds(axis, table, phase, styles)
+            axis.set(title=phase.removeprefix("loss/"), ylabel="loss")
+        add_legend(figure, list(axes[0]))
+        yield Drawing(f"losses-{stem}", f"Learning curves, {name}", f"The mean of each epoch's steps. {BANDS}", figure)
+        plt.close(figure)

@@ -1,0 +1,115 @@
+"""Distributions of mu and sigma over training (Fig. 10), and FID against the noise that the codes hold."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from results.read.collect import Collection
+from results.show.figures.style import (
+    Drawing,
+    add_legend,
+    build_panels,
+    cells_of,
+    count_epochs,
+    evaluations,
+    split_settings,
+    style_of,
+)
+
+MOST_COLUMNS = 8
+
+
+def draw_posterior(collection: Collection) -> Iterator[Drawing]:
+    """Histograms of mu (top) and sigma (bottom) over epochs, a figure per setting (the paper's Fig. 10)."""
+    rows = evaluations(collection)
+    for name, stem, group in split_settings(rows[rows["sigma_mean"].notna()]):
+        cells = cells_of(group)[:MOST_COLUMNS]
+        styles = style_of(cells_of(group))
+        figure, axes = plt.subplots(
+            2, len(cells), figsize=(2.1 * len(cells) + 1, 4.4), squeeze=False, sharex=True, sharey="row"
+        )
+        drawn = False
+        for column, cell in enumerate(cells):
+            run_ids = group.loc[group["cell"] == cell, "run_id"].unique()
+            for axis, what in zip(axes[:, column], ("mu", "sigma"), strict=True):
+                drawn |= _draw_histograms(axis, collection, list(run_ids), what, styles[cell])
+            axes[0, column].set_title(cell.replace(" (", "\n("), fontsize=9)
+            count_epochs(axes[1, column])
+        axes[0, 0].set_ylabel("μ")
+        axes[1, 0].set_ylabel("|σ|")
+        for axis in axes[1]:
+            axis.axhline(1, color="0.5", linewidth=0.7, linestyle=":")
+        figure.tight_layout()
+        if drawn:
+            caption = (
+                f"{name}. Grey: all training images and dimensions over all seeds, darker where there are more; "
+                "lines: the median of each seed; dotted: the prior's sigma."
+            )
+            caption += (
+                f" The first {MOST_COLUMNS} of {len(cells_of(group))}." if len(cells_of(group)) > MOST_COLUMNS else ""
+            )
+            yield Drawing(f"figure10-{stem}", f"Fig. 10: mu and sigma over training, {name}", caption, figure)
+        plt.close(figure)
+
+
+def _draw_histograms(axis: Axes, collection: Collection, run_ids: list[str], what: str, style: dict[str, Any]) -> bool:
+    pooled: dict[int, np.ndarray] = {}
+    edges = np.empty(0)
+    for run_id in run_ids:
+        epochs, medians = [], []
+        for record in collection.read_records(run_id):
+            histogram = record.get(f"posterior/{what}_histogram")
+            if histogram is None:
+                continue
+            edges, counts = np.array(histogram["edges"]), np.array(histogram["counts"], float)
+            pooled[record["epoch"]] = pooled.get(record["epoch"], 0) + counts
+            epochs.append(record["epoch"])
+            medians.append(np.interp(counts.sum() / 2, np.concatenate([[0], counts.cumsum()]), edges))
+        axis.plot(epochs, medians, color=style["color"], linewidth=1.1)
+    if not pooled:
+        return False
+    epochs = sorted(pooled)
+    density = np.stack([pooled[epoch] / pooled[epoch].sum() for epoch in epochs], axis=1)
+    middles = (np.array(epochs[:-1]) + np.array(epochs[1:])) / 2
+    borders = np.concatenate([[epochs[0] - 0.5], middles, [epochs[-1] + 0.5]])
+    shade = np.sqrt(density / density.max(axis=0))  # each epoch's mode is as dark; the square root shows the tails
+    axis.pcolormesh(borders, edges, shade, cmap="Greys", vmin=0, vmax=1.5, rasterized=True, zorder=0)
+    return True
+
+
+def draw_fid_against_noise_share(collection: Collection) -> Iterator[Drawing]:
+    """Each run's way through the plane of noise share and FID, a panel per setting."""
+    rows = evaluations(collection)
+    rows = rows.dropna(subset=["noise_share", "fid"])
+    settings = split_settings(rows)
+    if not settings:
+        return
+    styles = style_of(cells_of(rows))
+    figure, axes = build_panels(len(settings))
+    used = []
+    for axis, (name, _, group) in zip(axes, settings, strict=True):
+        for cell, runs in group.groupby("cell", sort=False):
+            style = styles[str(cell)]
+            for number, (_, run) in enumerate(runs.groupby("run_id")):
+                axis.plot(run["noise_share"], run["fid"], color=style["color"], linewidth=0.6, alpha=0.6)
+                label = f"{cell} (n = {runs['run_id'].nunique()})" if number == 0 else None
+                _mark_end(axis, run, style, label)
+        axis.axvspan(0, 0.05, color="0.85", zorder=0)
+        axis.annotate("variance\ncollapse", (0.005, 0.98), xycoords=("data", "axes fraction"), va="top", fontsize=7)
+        axis.set(xlabel="noise share of the codes", ylabel="FID of prior samples", xlim=(0, 1))
+        axis.set_title(name.replace(" (", "\n("))
+        used.append(axis)
+    add_legend(figure, used)
+    caption = "Lines: each seed from its first to its last evaluation, the marker. Shaded: less than 5 % is noise."
+    yield Drawing("fid-noise-share", "FID against noise share", caption, figure)
+    plt.close(figure)
+
+
+def _mark_end(axis: Axes, run: pd.DataFrame, style: dict[str, Any], label: str | None) -> None:
+    end = run.iloc[[-1]]
+    shape = {"marker": style["marker"], "color": style["color"], "linestyle": "none", "markersize": 6}
+    axis.plot(end["noise_share"], end["fid"], label=label, markeredgecolor="white", markeredgewidth=0.5, **shape)

@@ -1,0 +1,151 @@
+"""What the figures share: how a cell looks, which panels there are, how a figure is saved."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from results.compute.statistics import compute_half_width
+from results.compute.summary import SETTING, primary_rows
+from results.read.collect import PAPER_ORDER, Collection
+from results.read.labels import label_cells, name_setting
+
+mpl.use("agg")
+MOST_PANELS = 12  # settings shown; a caption says where there are more
+FEWEST_SEEDS = 3  # that get a band: the 95 % interval of two is 13 standard errors wide, and hides the rest
+# Okabe and Ito's colours, which the colour-blind can tell apart, from dark to light so that grey tells them too.
+COLORS = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d00", "#7f7f7f"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<"]
+LINES: list[Any] = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), "--", "-."]
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+    "svg.hashsalt": "aaebench",  # the same figure is the same file
+}
+mpl.rcParams.update(STYLE)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, the stem of its files, its title, and what it shows in a sentence or two."""
+
+    stem: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+def evaluations(collection: Collection) -> pd.DataFrame:
+    """All prior-sample rows, of runs of every state, with `cell`: the label of what was trained."""
+    runs = primary_rows(collection.runs)
+    runs = runs[runs["sampler"] == "prior"]
+    return runs.assign(cell=label_cells(runs))
+
+
+def split_settings(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
+    """(title, stem, rows) of each setting, MOST_PANELS of them at most."""
+    keys = [name for name in SETTING if name != "sampler"]
+    settings, stems = [], {}
+    for _, group in rows.groupby(keys, dropna=False, sort=False):
+        first = group.iloc[0]
+        stem = f"{first['dataset']}-{first['image_size']}px"
+        stems[stem] = stems.get(stem, 0) + 1
+        stem += f"-{stems[stem]}" if stems[stem] > 1 else ""
+        title = name_setting(f"{first['dataset']} {first['image_size']} px, {first['epochs']} epochs", first)
+        settings.append((title, stem, group))
+    return settings[:MOST_PANELS]
+
+
+def style_of(cells: list[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and line of each cell; the paper's variants always have the same."""
+    styles, free = {}, len(PAPER_ORDER)
+    for cell in cells:
+        if cell in PAPER_ORDER:
+            number = PAPER_ORDER.index(cell)
+        else:
+            number, free = free, free + 1
+        styles[cell] = {
+            "color": COLORS[number % len(COLORS)],
+            "marker": MARKERS[number % len(MARKERS)],
+            "linestyle": LINES[number % len(LINES)],
+        }
+    return styles
+
+
+def cells_of(rows: pd.DataFrame) -> list[str]:
+    return list(rows["cell"].unique())
+
+
+def build_panels(n: int, width: float = 4.6, height: float = 3.4) -> tuple[Figure, Iterator[Axes]]:
+    """A figure of n panels, as near to a square as they come; unused axes are hidden."""
+    columns = min(n, max(2, math.ceil(math.sqrt(n))))
+    rows = math.ceil(n / columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns + 1.8, height * rows), squeeze=False)
+    for axis in axes.flat[n:]:
+        axis.set_visible(False)
+    return figure, iter(axes.flat[:n])
+
+
+def plot_seeds(axis: Axes, rows: pd.DataFrame, measure: str, styles: dict[str, dict[str, Any]]) -> None:
+    """Over epochs: a thin line per seed, their mean with markers, its 95 % interval as a band where there are two."""
+    rows = rows.dropna(subset=[measure])
+    for cell, group in rows.groupby("cell", sort=False):
+        style = styles[str(cell)]
+        for _, run in group.groupby("run_id"):
+            axis.plot(run["epoch"], run[measure].astype(float), color=style["color"], linewidth=0.5, alpha=0.55)
+        seeds = group.groupby("epoch")[measure]
+        mean = seeds.mean().astype(float)
+        half = compute_half_width(seeds.std().to_numpy(), seeds.count().to_numpy())
+        every = max(1, len(mean) // 12)
+        axis.plot(
+            mean.index, mean, label=f"{cell} (n = {group['run_id'].nunique()})", markersize=4, markevery=every, **style
+        )
+        known = seeds.count().to_numpy() >= FEWEST_SEEDS
+        epochs = mean.index.to_numpy()[known]
+        low, high = mean.to_numpy()[known] - half[known], mean.to_numpy()[known] + half[known]
+        axis.fill_between(epochs, low, high, color=style["color"], alpha=0.13, linewidth=0)
+    show_seeds(axis, rows[measure])
+    count_epochs(axis)
+
+
+def show_seeds(axis: Axes, values: pd.Series) -> None:
+    """Limits at the seeds' own values: the interval of two may be wider than all there is to see."""
+    numbers = values.astype(float)
+    if len(numbers):
+        margin = 0.06 * (numbers.max() - numbers.min() or abs(numbers.max()) or 1)
+        axis.set_ylim(numbers.min() - margin, numbers.max() + margin)
+
+
+def count_epochs(axis: Axes) -> None:
+    axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+
+
+def add_legend(figure: Figure, axes: list[Axes]) -> None:
+    """One legend for all panels, to their right."""
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.tight_layout()
+    figure.legend(handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write it in the format of the file's suffix (PNG, SVG), atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    options: dict[str, Any] = {"dpi": 130} if path.suffix == ".png" else {"metadata": {"Date": None}, "dpi": 130}
+    figure.savefig(temporary, format=path.suffix[1:], bbox_inches="tight", pad_inches=0.08, **options)
+    temporary.replace(path)

@@ -1,0 +1,101 @@
+"""Tables as Markdown and as LaTeX (booktabs)."""
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from results.compute.summary import is_missing
+from results.show.tables import MARKED, SHOWN, PaperTable, format_cell, is_baseline, shown_columns
+
+NOTES = (
+    "Underlined: the baseline. Bold: best, and distinguishable from every other (paired t test over seeds, Holm, "
+    "0.05). †: among the best, which cannot be told apart."
+)
+FOREIGN = "The published numbers were taken under another protocol, from one seed: not comparable with ours."
+COMPARABLE = "The published numbers are of one seed."
+
+
+def render_markdown(table: PaperTable) -> str:
+    """A GitHub-flavoured table, its caption above and what the marks mean below."""
+    styles = {"best": lambda text: f"**{text}**", "among the best": lambda text: f"{text} †"}
+    header, cells = _layout(table.rows, styles, lambda text: f"<u>{text}</u>")
+    lines = [f"**{table.caption}**", "", f"| {' | '.join(header)} |", f"|{' --- |' + ' ---: |' * (len(header) - 1)}"]
+    lines += [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([*lines, "", *notes_of(table.rows), ""])
+
+
+def render_latex(table: PaperTable) -> str:
+    """A table environment; the preamble needs `\\usepackage{booktabs}`."""
+    styles = {
+        "best": lambda text: f"\\textbf{{{text}}}",
+        "among the best": lambda text: f"{text}$^\\dagger$",
+    }
+    header, cells = _layout(table.rows, styles, lambda text: f"\\underline{{{text}}}", _escape)
+    is_reference = (table.rows["kind"] == "reference").tolist()
+    body = []
+    for number, row in enumerate(cells):
+        if is_reference[number] and (number == 0 or not is_reference[number - 1]):
+            body.append("\\midrule")
+        body.append(" & ".join(row) + " \\\\")
+    notes = " ".join(_escape(note) for note in notes_of(table.rows))
+    return "\n".join(
+        [
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{_escape(table.caption)} {notes}}}",
+            f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            "\\toprule",
+            " & ".join(_escape(name) for name in header) + " \\\\",
+            "\\midrule",
+            *body,
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\end{table}",
+            "",
+        ]
+    )
+
+
+def _layout(
+    rows: pd.DataFrame,
+    styles: dict[str, Callable[[str], str]],
+    underline: Callable[[str], str],
+    escape: Callable[[str], str] = lambda text: text,
+) -> tuple[list[str], list[list[str]]]:
+    sizes = rows["image_size"].nunique() > 1
+    measures = shown_columns(rows)
+    published = rows["published_fid"].notna().any()
+    header = ["method", *(["px"] if sizes else []), "n", *(SHOWN[name][0] for name in measures)]
+    header += ["FID (published)", "IS (published)"] if published else []
+    cells = []
+    for _, row in rows.iterrows():
+        shown = []
+        for name in measures:
+            text = escape(format_cell(row, name))
+            text = underline(text) if is_baseline(row) and name in MARKED and text else text
+            shown.append(styles.get(row.get(f"{name}_mark") or "", lambda text: text)(text) if name in MARKED else text)
+        label = escape(row["label"])
+        line = [underline(label) if is_baseline(row) else label, *([str(row["image_size"])] if sizes else [])]
+        line += [str(int(row["n"])), *shown]
+        line += [_plain(row["published_fid"]), _plain(row["published_inception_score"])] if published else []
+        cells.append(line)
+    return header, cells
+
+
+def notes_of(rows: pd.DataFrame) -> list[str]:
+    notes = [NOTES]
+    if (rows.loc[rows["kind"] == "variant", "n"] == 1).any():
+        notes.append("n = 1: a single seed, about which statistics say nothing.")
+    if rows["published_fid"].notna().any():
+        notes.append(COMPARABLE if (rows["published_comparable"] == "yes").all() else FOREIGN)
+    return notes
+
+
+def _plain(value: float) -> str:
+    return "" if is_missing(value) else f"{value:g}"
+
+
+def _escape(text: str) -> str:
+    for character in "&%#_":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("±", "$\\pm$").replace("†", "$^\\dagger$")

@@ -1,0 +1,154 @@
+"""report.html: one file with everything in it, made from an analysis by the template in page/."""
+
+import base64
+import io
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from PIL import Image
+
+from harness.errors import InputError
+from results.compute.analysis import FILES, Analysis
+from results.read.schema import SCHEMA_VERSION
+from results.show.figures import Drawing, draw_all, save_figure
+from results.show.report_tables import (
+    build_collapse_tables,
+    build_comparison_table,
+    build_failure_table,
+    build_paper_table,
+    build_protocol_tables,
+    build_run_tables,
+)
+from results.show.sentences import describe
+from results.show.write import write_text
+
+SECTIONS = [
+    ("summary", "Summary"),
+    ("tables", "Tables"),
+    ("baseline", "Against the AAE"),
+    ("claims", "Claims"),
+    ("collapse", "Collapse"),
+    ("figures", "Figures"),
+    ("runs", "Runs"),
+    ("failures", "Failures"),
+    ("provenance", "Provenance"),
+    ("files", "Files"),
+]
+BASELINE_INTRO = """
+Each variant minus the AAE of the same seed and setting: the mean difference with its 95 % t interval, the p of the
+paired t test after Holm's correction over the measure's comparisons in the setting, Hedges' g, and how many more
+seeds would find such a difference with a chance of 0.8, if it is the true one (a rough number). One pair has no
+interval and no p.
+"""
+COLLAPSE_INTRO = """
+Variance collapse is sigma going to 0: less than 5 % of the codes' variance is noise, a plain autoencoder is left.
+Posterior collapse is the reverse: more than 95 % is noise, and codes say nothing about the image. FID of posterior
+samples, beside that of prior samples, shows what of it the decoder causes and what the mismatch of prior and aggregated
+posterior. Units: sigma and mu as the encoder gives them, KL in nats.
+"""
+
+
+def write_report(analysis: Analysis, out: Path, refresh: float | None = None) -> Path:
+    """Write figures/ and report.html to `out`. Returns: the page.
+
+    Args: refresh: seconds after which an open page loads itself anew; None for a page that stays.
+    Raises: InputError if it cannot be written.
+    """
+    try:
+        pictures = [_save(drawing, out / "figures") for drawing in draw_all(analysis.collection)]
+        for file in (out / "figures").glob("*.*"):
+            if file.stem not in {picture["stem"] for picture in pictures}:
+                file.unlink()  # of an earlier report
+        page = out / "report.html"
+        write_text(page, _render(analysis, pictures, refresh))
+    except OSError as error:
+        raise InputError(f"cannot write the report to {out}: {error}; choose another folder with --out") from error
+    return page
+
+
+def _render(analysis: Analysis, pictures: list[dict[str, Any]], refresh: float | None) -> str:
+    folder = files("results") / "show" / "page"
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string((folder / "report.html.j2").read_text())
+    runs = analysis.collection.runs
+    datasets, variants = sorted(runs["dataset"].unique()), list(runs["variant"].unique())
+    claims = [
+        {**row, "parts": row["evidence"].split("; ")} for row in analysis.frames["claims"].to_dict(orient="records")
+    ]
+    listed = [(f"{name}.csv", f"a row for each: {meaning}") for name, (_, meaning) in FILES.items()]
+    listed += [(f"tables/{table.stem}.{suffix}", "") for table in analysis.tables for suffix in ("csv", "md", "tex")]
+    return template.render(
+        title=f"aaebench: {', '.join(datasets) or 'no evaluations yet'}",
+        meta=f"written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        refresh=refresh and max(1, round(refresh)),
+        style=Markup((folder / "report.css").read_text()),
+        script=Markup((folder / "report.js").read_text()),
+        sections=SECTIONS,
+        datasets=datasets,
+        variants=variants,
+        sentences=describe(analysis),
+        paper_tables=[build_paper_table(table) for table in analysis.tables],
+        baseline_intro=BASELINE_INTRO,
+        comparisons=build_comparison_table(analysis.comparisons),
+        claims=claims,
+        several_ways=analysis.frames["claims"][["protocol", "extractor"]].drop_duplicates().shape[0] > 1,
+        collapse_intro=COLLAPSE_INTRO,
+        collapse_tables=build_collapse_tables(analysis),
+        figures=pictures,
+        run_tables=build_run_tables(analysis),
+        failures=build_failure_table(analysis),
+        provenance=describe_provenance(analysis),
+        protocol_tables=build_protocol_tables(analysis),
+        files=listed,
+        schema_version=SCHEMA_VERSION,
+    )
+
+
+def describe_provenance(analysis: Analysis) -> list[tuple[str, str]]:
+    """Where the numbers come from, as names and values."""
+    table, runs = analysis.collection.provenance, analysis.collection.runs
+    hours = table[["training_hours", "evaluation_hours", "gpu_hours"]].sum()
+    hardware = table["gpu"].fillna("CPU") + " on " + table["hostname"].fillna("an unknown host")
+    processes = table["num_processes"].dropna().astype(int)
+
+    def distinct(values: Any) -> str:
+        counts = values.dropna().value_counts()
+        return (
+            "; ".join(f"{name} ({n} runs)" if len(counts) > 1 else str(name) for name, n in counts.items()) or "unknown"
+        )
+
+    started, updated = table["started"].dropna(), table["updated"].dropna()
+    return [
+        ("commit", distinct(table["git_commit"])),
+        ("versions", distinct(table["versions"])),
+        ("hardware", distinct(hardware)),
+        ("processes a run", distinct(processes)),
+        ("from, to", f"{started.min()} to {updated.max()}" if len(started) and len(updated) else "not started"),
+        ("hours of training", f"{hours.iloc[0]:.2f}"),
+        ("hours of evaluation", f"{hours.iloc[1]:.2f}"),
+        ("GPU-hours", f"{hours.iloc[2]:.2f}"),
+        ("interruptions", str(int(runs.drop_duplicates("run_id")["interruptions"].sum()))),
+        ("protocol ids", ", ".join(sorted(runs["protocol_id"].dropna().unique())) or "none yet"),
+        ("data (SHA-256)", distinct(table["data_sha256"].str[:16])),
+        ("sweeps", distinct(runs.drop_duplicates("run_id")["sweep"])),
+    ]
+
+
+def _save(drawing: Drawing, folder: Path) -> dict[str, Any]:
+    """Both files of a figure; and the picture itself as a data URI, in the smaller of two forms."""
+    for suffix in ("png", "svg"):
+        save_figure(drawing.figure, folder / f"{drawing.stem}.{suffix}")
+    with Image.open(folder / f"{drawing.stem}.png") as picture:
+        image = picture.convert("RGB")
+    forms = []
+    for options in ({"lossless": True}, {"quality": 85}):
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", **options)
+        forms.append(buffer.getvalue())
+    source = f"data:image/webp;base64,{base64.b64encode(min(forms, key=len)).decode()}"
+    size = {"width": image.width, "height": image.height}
+    return {"stem": drawing.stem, "title": drawing.title, "caption": drawing.caption, "source": source, **size}

@@ -1,0 +1,253 @@
+"""The report's tables: rows of cells with their text, what they are sorted by, and whom they concern."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from results.compute.analysis import Analysis
+from results.compute.collapse import SAMPLERS
+from results.compute.summary import is_missing
+from results.read.labels import label_cells, name_place
+from results.show.render import notes_of
+from results.show.tables import MARKED, SHOWN, PaperTable, format_cell, is_baseline, shown_columns
+
+MOST_ROWS = 1000  # of a table with a row per run; the CSV has all
+LABELS = {"fid": "FID", "inception_score": "IS", "kid": "KID", "noise_share": "noise share"}
+REPORTED = ["fid", "kid", "inception_score", "precision", "recall", "density", "coverage", "noise_share"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`order`: the number to sort by, "" for none; None sorts by the text."""
+
+    text: str
+    order: float | str | None = None
+    kind: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    cells: Sequence[Cell]
+    dataset: str = ""
+    variant: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class HtmlTable:
+    """What the template's macro shows."""
+
+    id: str
+    title: str
+    caption: str
+    columns: list[dict[str, Any]]
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+
+
+def number(value: Any, digits: int, kind: str = "", sign: str = "") -> Cell:
+    """A cell of a number, sorted at full precision; empty if it is missing."""
+    if is_missing(value) or pd.isna(value):
+        return Cell("", "", f"number {kind}".strip())
+    return Cell(f"{value:{sign}.{digits}f}", float(value), f"number {kind}".strip())
+
+
+def columns(names: Iterable[str], text: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"name": name, "numeric": name not in text} for name in names]
+
+
+def build_paper_table(table: PaperTable) -> HtmlTable:
+    """One of the paper's tables: ours, then the published numbers."""
+    measures = shown_columns(table.rows)
+    published = table.rows["published_fid"].notna().any()
+    names = ["method", "px", "n", *(SHOWN[name][0] for name in measures)]
+    names += ["FID (published)", "IS (published)"] if published else []
+    rows = []
+    for _, row in table.rows.iterrows():
+        cells = [Cell(row["label"]), number(row["image_size"], 0), number(row["n"], 0)]
+        for name in measures:
+            mark = row.get(f"{name}_mark") if name in MARKED else ""
+            mark = "" if is_missing(mark) else str(mark)
+            text = format_cell(row, name) + (" †" if mark == "among the best" else "")
+            kind = "number" + (" best" if mark == "best" else "") + (" bad" if text.startswith("NaN") else "")
+            kind += " baseline" if is_baseline(row) and name in MARKED else ""
+            order = "" if is_missing(row[f"{name}_mean"]) else float(row[f"{name}_mean"])
+            cells.append(Cell(text, order, kind))
+        if published:
+            cells += [number(row["published_fid"], 3), number(row["published_inception_score"], 3)]
+        kind = "reference" if row["kind"] == "reference" else "baseline" if is_baseline(row) else ""
+        variant = "" if row["kind"] == "reference" else row["variant"]
+        rows.append(Row(cells, row["dataset"], variant, kind))
+    return HtmlTable(table.stem, table.caption, table.caption, columns(names, ["method"]), rows, notes_of(table.rows))
+
+
+def build_comparison_table(comparisons: pd.DataFrame) -> HtmlTable | None:
+    """Every variant against the AAE; None without any."""
+    table = comparisons[comparisons["measure"].isin(REPORTED)]
+    if table.empty:
+        return None
+    told = [name for name in ("epochs", "sampler") if table[name].nunique() > 1]
+    text = ["variant", "data set", "sampler", "measure", "verdict"]
+    names = ["variant", "data set", *told, "measure", "verdict", "n", "difference", "95 % interval", "p (Holm)"]
+    names += ["AAE", "variant's", "g", "more seeds"]
+    rows = []
+    for label, (_, row) in zip(label_cells(table), table.iterrows(), strict=True):
+        digits = 2 if abs(row["baseline_mean"]) >= 10 else 3
+        interval = ""
+        if row["n"] >= 2:
+            interval = f"{row['difference_low']:+.{digits}f} to {row['difference_high']:+.{digits}f}"
+        kind = {"better": "better", "worse": "worse", "not distinguishable": "open"}.get(row["verdict"], "")
+        cells = [
+            Cell(label),
+            _place(row),
+            *(Cell(row[name]) if name in text else number(row[name], 0) for name in told),
+            Cell(LABELS.get(str(row["measure"]), str(row["measure"]))),
+            Cell(row["verdict"], kind=kind),
+            number(row["n"], 0),
+            number(row["difference"], digits, sign="+"),
+            Cell(interval, "" if is_missing(row["difference_low"]) else row["difference_low"], "number"),
+            number(row["p_holm"], 4),
+            number(row["baseline_mean"], digits),
+            number(row["mean"], digits),
+            number(row["effect_size"], 1),
+            _more_seeds(row["more_seeds"]),
+        ]
+        rows.append(Row(cells, row["dataset"], row["variant"]))
+    caption = f"{len(rows)} comparisons; comparisons.csv has every measure."
+    return HtmlTable("comparisons", "Against the AAE", caption, columns(names, text), rows[:MOST_ROWS])
+
+
+def _place(row: pd.Series) -> Cell:
+    return Cell(name_place(row))
+
+
+def _more_seeds(value: float) -> Cell:
+    if is_missing(value):
+        return Cell("", "", "number")
+    return Cell("over 1000" if value == float("inf") else f"{value:.0f}", min(value, 1e9), "number")
+
+
+def build_collapse_tables(analysis: Analysis) -> list[HtmlTable]:
+    """A row per run: its posterior at the first and the last evaluation, the onset of collapse, FID by codes."""
+    table = analysis.frames["collapse"]
+    if table.empty:
+        return []
+    samplers = [name for name in SAMPLERS if table[f"fid_{name}"].notna().any()]
+    names = ["variant", "data set", "seed", "epoch", "sigma first", "sigma", "noise share", "collapse", "since epoch"]
+    names += ["FID prior", *(f"FID {name}" for name in samplers), "FID then", "FID since", "std of mu", "units"]
+    names += ["prior KL"]
+    first = table.drop_duplicates("run_id").set_index("run_id")
+    last = table.drop_duplicates("run_id", keep="last")
+    rows = []
+    for label, (_, row) in zip(label_cells(last), last.iterrows(), strict=True):
+        cells = [
+            Cell(label),
+            _place(row),
+            number(row["seed"], 0),
+            number(row["epoch"], 0),
+            number(first.loc[row["run_id"], "sigma_mean"], 3),
+            number(row["sigma_mean"], 3),
+            number(row["noise_share"], 3),
+            Cell(str(row["collapse"]), kind="bad" if row["collapse"] in ("variance", "posterior") else ""),
+            number(row["collapse_epoch"], 0),
+            number(row["fid"], 2),
+            *(number(row[f"fid_{name}"], 2) for name in samplers),
+            number(row["fid_at_collapse"], 2),
+            number(row["fid_since_collapse"], 2, sign="+"),
+            number(row["mu_std"], 3),
+            number(row["active_units"], 0),
+            number(row["prior_kl"], 2),
+        ]
+        rows.append(Row(cells, row["dataset"], row["variant"]))
+    caption = "Every run at its last evaluation (sigma first: at its first); collapse.csv has all evaluations."
+    text = ["variant", "data set", "collapse"]
+    return [HtmlTable("collapse-runs", "Collapse", caption, columns(names, text), rows[:MOST_ROWS], _cut(rows))]
+
+
+def build_run_tables(analysis: Analysis) -> list[HtmlTable]:
+    """A row per run at its last evaluation, of prior samples."""
+    runs = analysis.collection.runs
+    runs = runs[(runs["sampler"] == "prior") & runs["sampling_seed"].isna()].drop_duplicates("run_id", keep="last")
+    names = ["variant", "data set", "seed", "state", "epoch", "of", "FID", "IS", "sigma", "noise share"]
+    names += ["L1", "images/s", "interruptions", "run"]
+    rows = []
+    for label, (_, row) in zip(label_cells(runs), runs.iterrows(), strict=True):
+        flaws = [] if is_missing(row["not_finite"]) else str(row["not_finite"]).split()
+        scores = [
+            Cell("NaN", "", "number bad") if name in flaws else number(row[name], digits)
+            for name, digits in (("fid", 2), ("inception_score", 2), ("sigma_mean", 3), ("noise_share", 3))
+        ]
+        cells = [
+            Cell(label),
+            _place(row),
+            number(row["seed"], 0),
+            Cell(row["state"], kind="" if row["state"] == "done" else "open"),
+            *(number(row[name], 0) for name in ("epoch", "epochs")),
+            *scores,
+            number(row["reconstruction_l1"], 3),
+            number(row["images_per_second"], 0),
+            number(row["interruptions"], 0),
+            Cell(row["run_id"]),
+        ]
+        rows.append(Row(cells, row["dataset"], row["variant"]))
+    caption = "Every run at its last evaluation; runs.csv has all evaluations and all columns."
+    text = ["variant", "data set", "state", "run"]
+    return [HtmlTable("all-runs", "Runs", caption, columns(names, text), rows[:MOST_ROWS], _cut(rows))]
+
+
+def build_failure_table(analysis: Analysis) -> HtmlTable | None:
+    """Folders that are unfinished, failed or damaged; None without any."""
+    problems = analysis.collection.problems
+    if problems.empty:
+        return None
+    rows = [
+        Row([Cell(row["run_id"]), Cell(row["state"]), Cell(row["reason"], kind="wrap")])
+        for _, row in problems.iterrows()
+    ]
+    caption = "Failed and damaged runs are in no average; nor are unfinished ones, whose evaluations so far are drawn."
+    names = ["run", "state", "reason"]
+    return HtmlTable("problems", "Failures", caption, columns(names, names), rows[:MOST_ROWS], _cut(rows))
+
+
+def build_protocol_tables(analysis: Analysis) -> list[HtmlTable]:
+    """The definitions of the protocols, where runs recorded them; and the gap between paper and clean."""
+    tables = []
+    protocols, gap = analysis.frames["protocols"], analysis.frames["gap"]
+    if len(protocols):
+        ids = list(protocols["protocol_id"].unique())
+        wide = protocols.pivot_table(index="field", columns="protocol_id", values="value", aggfunc="first")[ids]
+        rows = [
+            Row([Cell(str(name)), *(Cell("" if is_missing(value) else str(value), kind="wrap") for value in values)])
+            for name, values in zip(wide.index, wide.to_numpy(), strict=True)
+        ]
+        names = ["field", *ids]
+        tables.append(
+            HtmlTable("protocols", "Protocols", "What the protocol ids stand for.", columns(names, names), rows)
+        )
+    if len(gap):
+        names = ["variant", "data set", "codes", "FID paper", "FID clean", "clean - paper"]
+        rows = [
+            Row(
+                [
+                    Cell(label),
+                    _place(row),
+                    Cell(row["sampler"]),
+                    number(row["fid_paper"], 2),
+                    number(row["fid_clean"], 2),
+                    number(row["fid_gap"], 2, sign="+"),
+                ],
+                row["dataset"],
+                row["variant"],
+            )
+            for label, (_, row) in zip(label_cells(gap), gap.iterrows(), strict=True)
+        ]
+        caption = "The same cells scored with batch statistics (paper) and with running statistics (clean)."
+        tables.append(HtmlTable("gap", "Gap", caption, columns(names, ["variant", "data set", "codes"]), rows))
+    return tables
+
+
+def _cut(rows: list[Row]) -> list[str]:
+    return [f"The first {MOST_ROWS} of {len(rows)}; the CSV has all."] if len(rows) > MOST_ROWS else []

@@ -1,0 +1,143 @@
+"""What a report says first: sentences made from the data."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from results.compute.analysis import Analysis
+from results.compute.baseline import BASELINE, mark_best
+from results.compute.summary import RULES, SETTING
+from results.read.labels import NEUTRAL, add_label, label_cells, label_settings, name_place, name_setting
+
+
+def describe(analysis: Analysis) -> list[str]:
+    """What was run, what it shows, what is missing; plain text."""
+    return [
+        *_what_ran(analysis),
+        *_best(analysis),
+        *_against_baseline(analysis),
+        *_collapse(analysis),
+        *_claims(analysis),
+    ]
+
+
+def join(parts: list[str]) -> str:
+    """`a, b and c`."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def count(n: int, noun: str) -> str:
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+def duration(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 2 else f"{hours * 60:.0f} minutes"
+
+
+def _what_ran(analysis: Analysis) -> Iterator[str]:
+    provenance, problems = analysis.collection.provenance, analysis.collection.problems
+    runs = analysis.collection.runs.drop_duplicates("run_id")
+    settings = runs[["dataset", "image_size", *NEUTRAL]].drop_duplicates()
+    places = [name_setting(f"{row['dataset']} at {row['image_size']} px", row) for _, row in settings.iterrows()]
+    done = int((provenance["state"] == "done").sum())
+    variants, seeds = runs["variant"].nunique(), runs["seed"].nunique()
+    if places:
+        yield (
+            f"{count(len(provenance), 'run')} of {count(variants, 'variant')} on {join(places)}, "
+            f"with {count(seeds, 'seed')}: {done} finished."
+        )
+    others = problems["state"].value_counts()
+    if len(others):
+        parts = [f"{n} {state}" for state, n in others.items()]
+        yield f"Not in the averages: {join(parts)}; the section on failures says why, and how far they came."
+    if len(analysis.summary) and (analysis.summary["n"] == 1).all():
+        yield "Every cell has a single seed (n = 1): nothing below says whether a difference is more than chance."
+    if done:
+        training, evaluation, gpu = provenance[["training_hours", "evaluation_hours", "gpu_hours"]].sum()
+        gpu_hours = f", {gpu:.1f} GPU-hours" if gpu else ", all on CPUs"
+        yield (
+            f"Reported is {RULES[analysis.rule]}. Training took {duration(training)} and evaluation "
+            f"{duration(evaluation)}{gpu_hours}."
+        )
+    if (runs["extractor"] == "domain").any():
+        yield (
+            "Scores are taken in the features of a small classifier of the data's own labels (extractor domain): a "
+            "scale of its own, on which variants compare with each other, and nothing with numbers printed elsewhere."
+        )
+
+
+def _best(analysis: Analysis) -> Iterator[str]:
+    cells = analysis.summary[(analysis.summary["sampler"] == "prior") & analysis.summary["fid_mean"].notna()]
+    marks = mark_best(analysis.reported, cells, "fid")
+    for _, setting in cells.groupby([name for name in SETTING if name != "sampler"], dropna=False, sort=False):
+        if len(setting) < 2:
+            continue
+        named = setting.assign(cell=label_cells(setting), mark=marks.loc[setting.index]).sort_values("fid_mean")
+        first = named.iloc[0]
+        place = f"{first['dataset']} at {first['image_size']} px, {count(int(first['epochs']), 'epoch')}"
+        text = f"{name_setting(place, first)}: {first['cell']} has the lowest FID, {first['fid_mean']:.2f}"
+        others = named.iloc[1:]
+        equal = [f"{row['cell']} ({row['fid_mean']:.2f})" for _, row in others[others["mark"] != ""].iterrows()]
+        if first["n"] == 1:
+            yield f"{text}, from one seed."
+        elif first["mark"] == "best":
+            yield f"{text}, and it is distinguishable from every other."
+        elif equal:
+            yield f"{text}; it cannot be told apart from {join(equal)}."
+        else:
+            yield f"{text}."
+
+
+def _against_baseline(analysis: Analysis) -> Iterator[str]:
+    table = analysis.comparisons
+    table = table[(table["measure"] == "fid") & (table["sampler"] == "prior")]
+    if table.empty:
+        yield "No variant was trained beside an AAE of the same setting: there is no comparison with the baseline."
+        return
+    tested = table[table["n"] >= 2]
+    if tested.empty:
+        return
+    named = tested.assign(cell=label_cells(tested), place=[name_place(row) for _, row in tested.iterrows()])
+    if named["place"].nunique() > 1:
+        named["cell"] += " on " + named["place"]
+    parts = []
+    for verdict in ("better", "worse", "not distinguishable"):
+        rows = named[named["verdict"] == verdict]
+        if len(rows):
+            names = [f"{row['cell']} ({row['difference']:+.2f})" for _, row in rows.head(8).iterrows()]
+            more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
+            parts.append(f"{verdict}: {', '.join(names)}{more}")
+    yield f"FID against the {BASELINE} of the same seeds (paired t test, Holm, 0.05): {'; '.join(parts)}."
+
+
+def _collapse(analysis: Analysis) -> Iterator[str]:
+    table = analysis.frames["collapse"]
+    done = table[table["state"] == "done"]
+    if done.empty:
+        return
+    done = done.assign(label=label_settings(done))
+    done["called"] = [add_label(*pair) for pair in zip(done["variant"], done["label"], strict=True)]
+    last = done[done["epoch"] == done.groupby("run_id")["epoch"].transform("max")]
+    verdicts = last["collapse"].value_counts()
+    collapsed = last[last["collapse"] == "variance"]["called"].value_counts()
+    text = f"{int(verdicts.get('variance', 0))} of {len(last)} finished runs end in variance collapse"
+    text += f" ({join([f'{name} {n}' for name, n in collapsed.items()])})" if len(collapsed) else ""
+    yield f"{text}, {int(verdicts.get('posterior', 0))} in posterior collapse."
+    for label, end in last[last["variant"] == BASELINE].groupby("label", sort=False):
+        first = done[done["run_id"].isin(end["run_id"]) & (done["epoch"] == 0)]
+        before = f"{first['sigma_mean'].mean():.3f} before training to " if len(first) else ""
+        whose = add_label("The AAE's mean sigma", str(label))
+        yield (
+            f"{whose} goes from {before}{end['sigma_mean'].mean():.3f} at the end; noise is then "
+            f"{end['noise_share'].mean():.1%} of its codes' variance."
+        )
+
+
+def _claims(analysis: Analysis) -> Iterator[str]:
+    claims = analysis.frames["claims"]
+    parts = []
+    for verdict in ("supported", "refuted", "not distinguishable", "not enough data"):
+        names: pd.Series = claims.loc[claims["verdict"] == verdict, "claim"]
+        if len(names):
+            parts.append(f"{verdict}: {', '.join(names)}")
+    yield f"The paper's claims: {'; '.join(parts)}."

@@ -1,0 +1,175 @@
+"""The paper's Tables 1 to 5, and one for every other data set: ours beside the published numbers, never mixed."""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import pandas as pd
+
+from results.compute.baseline import BASELINE, mark_best
+from results.compute.summary import RULES, SETTING, is_missing
+from results.read.labels import LABEL_COLUMNS, NEUTRAL, label_cells, name_setting
+from results.read.schema import MEASURES, Column
+
+NUMBERS = {"cifar10": 1, "ffhq": 2, "mnist": 3, "emnist": 4, "fashion_mnist": 5}
+# What may differ between the blocks of one table, as in the paper's Table 2: its two image sizes.
+BLOCK = ["image_size", "batch_size", "protocol_id"]
+SHOWN = {
+    "fid": ("FID", 2),
+    "inception_score": ("IS", 2),
+    "kid": ("KID x 1000", 2),
+    "precision": ("precision", 3),
+    "recall": ("recall", 3),
+    "noise_share": ("noise share", 3),
+}
+SCALE = {"kid": 1000.0}
+MARKED = ["fid", "inception_score"]
+TABLE = [
+    Column("table", "integer", "number of the paper's table; empty for other data"),
+    Column("kind", "string", "variant (trained here) or reference (see references.csv)"),
+    Column("label", "string", "the variant, with the options that tell it from others; or the reference"),
+    Column("variant", "string", "what was trained"),
+    Column("options", "string", "its parameters, JSON"),
+    Column("dataset", "string", "training set"),
+    Column("image_size", "integer", "px"),
+    Column("epochs", "integer", "training budget"),
+    *LABEL_COLUMNS,
+    Column("n", "integer", "seeds"),
+    Column("n_real", "integer", "images of the reference"),
+    Column("n_fake", "integer", "images generated"),
+    *(
+        Column(f"{name}_{suffix}", "number", f"{meaning} of {name} over seeds")
+        for name in SHOWN
+        for suffix, meaning in (("mean", "mean"), ("std", "standard deviation"))
+    ),
+    *(Column(f"{name}_mark", "string", "best, or among the best; empty: neither, or no statistics") for name in MARKED),
+    Column("not_finite", "string", "measures that are NaN in some seed, and in how many"),
+    Column(
+        "published_fid", "number", "of the paper's table: one seed, and another protocol unless published_comparable"
+    ),
+    Column("published_inception_score", "number", "likewise"),
+    Column("published_comparable", "string", "yes under the protocol `published`, else no"),
+    Column("protocol_id", "string", "of our numbers"),
+    Column("epoch_rule", "string", "which epoch is reported"),
+]
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One table: `rows` has TABLE's columns; `stem` names its files."""
+
+    stem: str
+    caption: str
+    rows: pd.DataFrame
+
+
+@cache
+def load_published() -> pd.DataFrame:
+    """The paper's Tables 1-5: table, dataset, image_size, variant, fid, inception_score."""
+    with (files("results") / "published" / "tables.csv").open() as file:
+        return pd.read_csv(file)
+
+
+def build_tables(summary: pd.DataFrame, reported: pd.DataFrame, references: pd.DataFrame) -> list[PaperTable]:
+    """A table per data set and setting, of prior samples. Several sizes share one; other differences do not."""
+    cells = summary[summary["sampler"] == "prior"]
+    shared = [name for name in SETTING if name not in (*BLOCK, "sampler")]
+    cells = _add_published(cells.assign(**{f"{name}_mark": mark_best(reported, cells, name) for name in MARKED}))
+    floors = _prepare_references(references)
+    tables: list[tuple[str, list[pd.DataFrame]]] = []
+    for (dataset, *_), group in cells.groupby(shared, dropna=False, sort=False):
+        own: list[list[pd.DataFrame]] = []
+        for _, block in group.groupby(BLOCK, sort=True):
+            size = block["image_size"].iloc[0]
+            free = next((blocks for blocks in own if all(b["image_size"].iloc[0] != size for b in blocks)), None)
+            if free is None:
+                own.append(free := [])
+            free.append(block)
+        tables += [(str(dataset), blocks) for blocks in own]
+    counts: dict[str, int] = {}
+    built = []
+    for dataset, blocks in tables:
+        counts[dataset] = counts.get(dataset, 0) + 1
+        number = NUMBERS.get(dataset)
+        stem = f"table{number}-{dataset}" if number else f"table-{dataset}"
+        stem += f"-{counts[dataset]}" if counts[dataset] > 1 else ""
+        rows = pd.concat([_build_block(block, floors) for block in blocks], ignore_index=True)
+        built.append(PaperTable(stem, _caption(number, dataset, blocks), rows))
+    return sorted(built, key=lambda table: (NUMBERS.get(table.rows["dataset"].iloc[0], 9), table.stem))
+
+
+def _caption(number: int | None, dataset: str, blocks: list[pd.DataFrame]) -> str:
+    first = blocks[0].iloc[0]
+    ids = ", ".join(str(block["protocol_id"].iloc[0]) for block in blocks)
+    sizes = " and ".join(str(block["image_size"].iloc[0]) for block in blocks)
+    samples = ", ".join(str(int(n)) for block in blocks for n in sorted(block["n_fake"].unique()))
+    return (
+        (f"Table {number}: " if number else "")
+        + name_setting(f"{dataset} at {sizes} px after {first['epochs']} epochs", first)
+        + ", mean ± standard deviation over n seeds. "
+        + f"Protocol {ids}, extractor {first['extractor']}, {samples} generated images. "
+        + f"Reported: {RULES[first['epoch_rule']]}."
+    )
+
+
+def _add_published(cells: pd.DataFrame) -> pd.DataFrame:
+    """The published numbers, beside the one cell of a variant in its setting; of several, none is the published one.
+
+    Nor is a cell of other networks or another training than the paper's.
+    """
+    own = {name: NEUTRAL[name] for name in ("architecture", "training")}
+    keys = ["dataset", "image_size", "variant", *own]
+    names = {"fid": "published_fid", "inception_score": "published_inception_score"}
+    published = load_published().assign(**own)[[*keys, *names]].rename(columns=names)
+    alone = cells.groupby([*SETTING, "variant"], dropna=False)["variant"].transform("size") == 1
+    known = cells.reset_index().merge(published, on=keys, how="left").set_index("index")
+    known[list(names.values())] = known[list(names.values())].where(alone)
+    return known.rename_axis(None)
+
+
+def _prepare_references(references: pd.DataFrame) -> dict[tuple[str, ...], pd.DataFrame]:
+    """The rows of each setting, as TABLE has them."""
+    rows = references.rename(columns={name: f"{name}_mean" for name in MEASURES}).assign(kind="reference")
+    return {_setting(group.iloc[0]): group for _, group in rows.groupby(_REFERENCED, dropna=False, sort=False)}
+
+
+_REFERENCED = [name for name in SETTING if name != "sampler"]
+
+
+def _setting(row: pd.Series) -> tuple[str, ...]:
+    return tuple("" if pd.isna(row[name]) else str(row[name]) for name in _REFERENCED)
+
+
+def _build_block(block: pd.DataFrame, floors: dict[tuple[str, ...], pd.DataFrame]) -> pd.DataFrame:
+    first = block.iloc[0]
+    parts = [block.assign(kind="variant", label=label_cells(block))]
+    parts += [floors[_setting(first)]] if _setting(first) in floors else []
+    columns = [column.name for column in TABLE]
+    table = pd.concat([part.reindex(columns=columns) for part in parts], ignore_index=True)
+    return table.assign(
+        table=NUMBERS.get(str(first["dataset"])),
+        published_comparable="yes" if first["protocol"] == "published" else "no",
+        epoch_rule=first["epoch_rule"],
+        protocol_id=first["protocol_id"],
+    )
+
+
+def format_cell(row: pd.Series, name: str) -> str:
+    """`34.41 ± 0.07`; without a spread for one seed; NaN as such; empty if it was not measured."""
+    digits, factor = SHOWN[name][1], SCALE.get(name, 1.0)
+    flaws = dict(part.split() for part in str(row["not_finite"]).split(", ") if part.count(" ") == 1)
+    if name in flaws and isinstance(row["not_finite"], str):
+        return f"NaN in {flaws[name]} of {int(row['n'])}"
+    mean, std = row[f"{name}_mean"], row[f"{name}_std"]
+    if is_missing(mean):
+        return ""
+    return f"{mean * factor:.{digits}f}" + ("" if is_missing(std) else f" ± {std * factor:.{digits}f}")
+
+
+def shown_columns(rows: pd.DataFrame) -> list[str]:
+    """FID, IS and whatever else of SHOWN was measured."""
+    return [name for name in SHOWN if name in MARKED or rows[f"{name}_mean"].notna().any()]
+
+
+def is_baseline(row: pd.Series) -> bool:
+    return row["variant"] == BASELINE
