@@ -1,0 +1,205 @@
+"""What is measured, once: every list of scores, columns, titles and directions is derived from this table. No torch.
+
+A new score is a function in harness/evaluation, and a row here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Group = Literal["eval", "posterior"]
+Scale = Literal["log", "logit", "linear"]
+Place = Literal["table", "terminal", "report", "card"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of an evaluation.
+
+    Args: group: `eval` for scores of images, once per sampler and sampling seed, `posterior` for what is measured of
+            q(z|x), once per evaluated epoch; records hold it as `<group>/<name>`.
+        title: as tables and figures write it. meaning: as SCHEMA.md says it, with its unit.
+        better: which direction is, or None where neither is.
+        scale: on which differences are judged: log for positive quantities, logit for shares of 0 to 1.
+        digits: after the decimal point, of what is shown, after multiplying by `factor`.
+        over_seeds: whether a mean over seeds means something (an error of one evaluation has none).
+        compared: whether variants are compared in it.
+        places: where it is shown; CSVs hold all.
+    """
+
+    name: str
+    group: Group
+    title: str
+    meaning: str
+    better: Literal["lower", "higher"] | None = None
+    scale: Scale = "linear"
+    digits: int = 3
+    factor: float = 1.0
+    over_seeds: bool = True
+    compared: bool = False
+    places: tuple[Place, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The key of a record."""
+        return f"{self.group}/{self.name}"
+
+
+_ROWS = [
+    Measure(
+        "fid",
+        "eval",
+        "FID",
+        "Frechet distance of the features, lower is better",
+        better="lower",
+        scale="log",
+        digits=2,
+        compared=True,
+        places=("table", "terminal", "report", "card"),
+    ),
+    Measure(
+        "inception_score",
+        "eval",
+        "IS",
+        "over one split, higher is better",
+        better="higher",
+        scale="log",
+        digits=2,
+        compared=True,
+        places=("table", "terminal", "report", "card"),
+    ),
+    Measure(
+        "inception_score_10",
+        "eval",
+        "IS, ten splits",
+        "mean over ten splits",
+        better="higher",
+        scale="log",
+        digits=2,
+        compared=True,
+    ),
+    Measure(
+        "inception_score_10_std",
+        "eval",
+        "its standard deviation",
+        "standard deviation over the ten splits",
+        over_seeds=False,
+    ),
+    Measure(
+        "kid",
+        "eval",
+        "KID x 1000",
+        "kernel distance, unbiased (may be negative), lower is better",
+        better="lower",
+        digits=2,
+        factor=1000.0,
+        compared=True,
+        places=("table", "report", "card"),
+    ),
+    Measure("kid_stderr", "eval", "its standard error", "its standard error over subsets", over_seeds=False),
+    Measure(
+        "precision",
+        "eval",
+        "precision",
+        "share of generated images inside the real manifold, 0 to 1",
+        better="higher",
+        scale="logit",
+        compared=True,
+        places=("table", "report", "card"),
+    ),
+    Measure(
+        "recall",
+        "eval",
+        "recall",
+        "share of real images inside the generated manifold, 0 to 1; low: mode collapse",
+        better="higher",
+        scale="logit",
+        compared=True,
+        places=("table", "report", "card"),
+    ),
+    Measure(
+        "density",
+        "eval",
+        "density",
+        "of real neighbourhoods around generated images; may exceed 1",
+        better="higher",
+        compared=True,
+        places=("report", "card"),
+    ),
+    Measure(
+        "coverage",
+        "eval",
+        "coverage",
+        "share of real neighbourhoods that hold a generated image, 0 to 1",
+        better="higher",
+        scale="logit",
+        compared=True,
+        places=("report", "card"),
+    ),
+    Measure(
+        "fid_infinity",
+        "eval",
+        "FID-infinity",
+        "FID extrapolated to infinitely many generated images; may be negative",
+        better="lower",
+        digits=2,
+        compared=True,
+        places=("card",),
+    ),
+    Measure(
+        "sigma_mean",
+        "posterior",
+        "mean sigma",
+        "mean of sigma of q(z, given x), absolute values, over images and dimensions",
+        scale="log",
+        compared=True,
+        places=("terminal", "card"),
+    ),
+    Measure("sigma_std", "posterior", "std of sigma", "standard deviation of the same"),
+    Measure("mu_mean", "posterior", "mean mu", "mean of mu over images and dimensions"),
+    Measure("mu_std", "posterior", "std of mu", "standard deviation of the same"),
+    Measure(
+        "noise_share",
+        "posterior",
+        "noise share",
+        "E[sigma^2] / (Var(mu) + E[sigma^2]), 0 to 1",
+        scale="logit",
+        compared=True,
+        places=("table", "terminal", "report", "card"),
+    ),
+    Measure("active_units", "posterior", "active units", "dimensions with Var(mu) > 0.01", digits=0, places=("card",)),
+    Measure("kl", "posterior", "KL", "KL(q(z, given x), prior), mean over images, nats"),
+    Measure(
+        "prior_kl",
+        "posterior",
+        "prior KL",
+        "KL of the aggregated posterior's Gaussian fit to the prior, nats",
+        places=("card",),
+    ),
+    Measure(
+        "reconstruction_l1",
+        "posterior",
+        "reconstruction L1",
+        "mean absolute pixel difference of decoded posterior samples, images in [-1, 1]",
+        better="lower",
+        scale="log",
+        compared=True,
+        places=("terminal", "card"),
+    ),
+]
+MEASURES: dict[str, Measure] = {measure.name: measure for measure in _ROWS}
+
+
+def select(
+    group: Group | None = None,
+    *,
+    place: Place | None = None,
+    compared: bool | None = None,
+    over_seeds: bool | None = None,
+) -> Iterator[Measure]:
+    """The measures with these properties, in the table's order."""
+    for measure in _ROWS:
+        wanted = (group, compared, over_seeds)
+        own = (measure.group, measure.compared, measure.over_seeds)
+        if all(w is None or w == o for w, o in zip(wanted, own, strict=True)) and place in (None, *measure.places):
+            yield measure
