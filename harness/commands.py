@@ -177,9 +177,9 @@ def score(*, real: Path, fake: Path, protocol: str = "clean", extractor: str | N
         [default: the protocol's]
     """
     from harness.evaluation.score import score_images  # noqa: PLC0415 (imports torch)
-    from harness.protocol import load_named_definition  # noqa: PLC0415 (imports pydantic)
+    from harness.protocol import load_protocol  # noqa: PLC0415 (imports pydantic)
 
-    result = score_images(real, fake, load_named_definition(protocol), extractor)
+    result = score_images(real, fake, load_protocol(protocol), extractor)
     if is_main_process():
         print(json.dumps(result, indent=2))
 

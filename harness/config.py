@@ -1,8 +1,7 @@
 """The configuration of one run: frozen, validated once, hashed to a run id. The defaults are the paper's."""
 
-import hashlib
-import json
 import re
+from dataclasses import asdict
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,24 +13,23 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    field_serializer,
     field_validator,
     model_validator,
 )
 
 from harness.errors import InputError, unknown
+from harness.fields import FIELDS, compute_identity, hash_identity
 from harness.files import hash_file
 from harness.precision import Precision
-from harness.protocol import DefinitionLike, ExtractorName, load_named_definition
-from harness.record import ADDED_FIELDS
+from harness.protocol import ExtractorName, Protocol, check_file, find_protocol
 from harness.settings import load_preset, merge_fields
 from variants import VARIANTS, Architecture, AutoEncoder, Variant, load_variant
 from variants.networks_conv import require_image_size
 
-# Fields that change no number (beyond the last digits, as other hardware does too): what the run is part of, how it is
-# compiled, when it saves, where a file lies (its content counts).
-NOT_IN_RUN_ID = {"sweep", "compile", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints"}
-NOT_IN_RUN_ID |= {"extractor_weights", "feature_weights"}
 Sampler = Literal["prior", "gaussian", "gmm"]
+# Given beside `protocol`, these become settings of each of the protocols, which alone remember them.
+OF_THE_PROTOCOL = ("extractor", "extractor_weights", "n_fake")
 
 
 def check_dataset_name(name: str) -> str:
@@ -55,19 +53,16 @@ def check_variant(name: str) -> str:
     return name
 
 
-def _check_file(weights: Path | None) -> Path | None:
-    if weights is not None and not weights.is_file():
-        raise ValueError(f"there is no file {weights}; name a weights file")
-    return weights and weights.absolute()
-
-
-WeightsFile = Annotated[Path | None, AfterValidator(_check_file)]
+WeightsFile = Annotated[Path | None, AfterValidator(check_file)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-def _paper_batch_size(fields: dict[str, Any]) -> int:
-    """1024 at 32 px and 256 at 64 px (paper, section 6.1)."""
-    return 1024 if fields.get("image_size", 32) <= 32 else 256
+def _field(name: str, **constraints: Any) -> Any:
+    """Default and description from the table of fields; pydantic's constraints."""
+    field = FIELDS[name]
+    if callable(field.default):
+        return Field(default_factory=field.default, description=field.meaning, **constraints)
+    return Field(field.default, description=field.meaning, **constraints)
 
 
 @cache
@@ -77,70 +72,70 @@ def _build_adapter(options: type[Variant.Options]) -> TypeAdapter[Any]:
 
 
 class RunConfig(BaseModel):
-    """One run. Fields are in the order in which the command line explains them."""
+    """One run. Fields are in the order in which the command line explains them; harness/fields.py explains each."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    variant: Annotated[str, AfterValidator(check_variant)] = "aae"
-    options: dict[str, Any] = Field(default_factory=dict, description="The variant's own parameters")
-    dataset: Annotated[str, AfterValidator(check_dataset_name)] = "digits"
-    image_size: int = Field(
-        32, ge=8, le=128, description="Images are square; the mlp architecture takes 8 to 128 px, conv 32 to 128"
-    )
-    channels: Literal[1, 3] = Field(3, description="Grey images are repeated to 3 channels unless this is 1")
-    max_images: int | None = Field(None, ge=2, description="Use only the first images of the training set")
-    seed: int = Field(0, ge=0)
-    epochs: int = Field(100, ge=1)
-    batch_size: int = Field(default_factory=_paper_batch_size, ge=2, description="Over all processes")
-    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False)
-    optimizer: Literal["adam", "adamw"] = "adam"
-    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Adam's decay rates of the first and second moment")
-    weight_decay: float = Field(
-        default_factory=lambda fields: 0.01 if fields.get("optimizer") == "adamw" else 0.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="adamw's decoupled decay, adam's L2 term",
-    )
-    gradient_clipping: float | None = Field(None, gt=0, description="Largest norm of a phase's gradient")
-    gradient_accumulation: int = Field(1, ge=1, description="Parts in which each process computes its share of a batch")
-    ema_decay: float | None = Field(
-        None, gt=0, lt=1, description="Decode with moving averages of the decoder's weights"
-    )
-    sync_batchnorm: bool = Field(False, description="BatchNorm over the batch of all GPUs, not over each one's share")
-    latent_dim: int = Field(10, ge=1)
-    architecture: Architecture = Field("mlp", description="mlp, the paper's, or conv, DCGAN's, for 32 to 128 px")
-    mixed_precision: Precision = "no"
-    compile: bool = Field(False, description="torch.compile, and on a single GPU one CUDA graph a step")
-    eval_every: int = Field(5, ge=1, description="Epochs between evaluations; the first and last state always are")
-    checkpoint_every: int = Field(5, ge=1, description="Epochs between checkpoints; the end always has one")
-    checkpoint_minutes: float = Field(15, ge=0, description="Minutes of an epoch after which it is saved at a step")
-    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that are kept, besides the best by FID")
-    protocol: DefinitionLike = Field(
-        default_factory=lambda: load_named_definition("paper"),
-        description="How to score: paper, clean, published, or a YAML file",
-    )
-    extractor: ExtractorName = Field(
-        default_factory=lambda fields: fields["protocol"].extractor, description="Default: the protocol's"
-    )
-    extractor_weights: WeightsFile = Field(None, description="A weights file instead of the staged or shipped one")
-    feature_weights: WeightsFile = Field(None, description="The network whose activations dfc_vae compares")
-    samplers: tuple[Sampler, ...] = Field(("prior",), description="Distributions of codes to score, prior first")
-    sampling_seeds: int = Field(1, ge=1, le=16, description="Sets of codes that prior samples are scored with")
-    n_fake: int | None = Field(
-        default_factory=lambda fields: fields["protocol"].n_fake,
-        ge=2,
-        description="Images generated for a score; default: the protocol's, or as many as real ones",
-    )
-    sweep: str = Field("", description="The sweep that this run is part of")
+    variant: Annotated[str, AfterValidator(check_variant)] = _field("variant")
+    options: Any = _field("options")
+    dataset: Annotated[str, AfterValidator(check_dataset_name)] = _field("dataset")
+    image_size: int = _field("image_size", ge=8, le=128)
+    channels: Literal[1, 3] = _field("channels")
+    max_images: int | None = _field("max_images", ge=2)
+    seed: int = _field("seed", ge=0, lt=2**63)
+    epochs: int = _field("epochs", ge=1)
+    batch_size: int = _field("batch_size", ge=2)
+    learning_rate: float = _field("learning_rate", gt=0, allow_inf_nan=False)
+    optimizer: Literal["adam", "adamw"] = _field("optimizer")
+    betas: tuple[Beta, Beta] = _field("betas")
+    weight_decay: float = _field("weight_decay", ge=0, allow_inf_nan=False)
+    gradient_clipping: float | None = _field("gradient_clipping", gt=0)
+    gradient_accumulation: int = _field("gradient_accumulation", ge=1)
+    ema_decay: float | None = _field("ema_decay", gt=0, lt=1)
+    sync_batchnorm: bool = _field("sync_batchnorm")
+    latent_dim: int = _field("latent_dim", ge=1)
+    architecture: Architecture = _field("architecture")
+    mixed_precision: Precision = _field("mixed_precision")
+    feature_weights: WeightsFile = _field("feature_weights")
+    feature_sha256: str | None = _field("feature_sha256")
+    compile: bool = _field("compile")
+    checkpoint_every: int = _field("checkpoint_every", ge=1)
+    checkpoint_minutes: float = _field("checkpoint_minutes", ge=0)
+    keep_checkpoints: int = _field("keep_checkpoints", ge=1)
+    keep_weights: Literal["none", "evaluations"] = _field("keep_weights")
+    extractor: ExtractorName | None = _field("extractor", exclude=True)
+    extractor_weights: WeightsFile = _field("extractor_weights", exclude=True)
+    n_fake: int | None = _field("n_fake", ge=2, exclude=True)
+    protocol: tuple[Protocol, ...] = _field("protocol", min_length=1)
+    samplers: tuple[Sampler, ...] = _field("samplers")
+    sampling_seeds: int = _field("sampling_seeds", ge=1, le=16)
+    eval_every: int = _field("eval_every", ge=1)
+    eval_when: Literal["during", "after"] = _field("eval_when")
+    sweep: str = _field("sweep")
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _settle_protocols(cls, named: Any, info: Any) -> Any:
+        """A name, a file or fields, or a list of them; the settings that were given beside it hold for each."""
+        settings = {name: value for name in OF_THE_PROTOCOL if (value := info.data.get(name)) is not None}
+        listed = named if isinstance(named, (list, tuple)) else [named]
+        protocols = [find_protocol(each, **settings) for each in listed]
+        names = [protocol.name for protocol in protocols]
+        if len(set(names)) < len(names):
+            raise ValueError(f"protocol = {names}; name each at most once")
+        return tuple(protocols)
 
     @model_validator(mode="before")
     @classmethod
-    def _name_extractor_file(cls, fields: Any) -> Any:
-        """`extractor: FILE.pt` is the extractor `torchscript` with that file as its weights."""
-        named = fields.get("extractor")
-        if isinstance(named, str) and Path(named).suffix in (".pt", ".pth", ".ts"):
-            return {**fields, "extractor": "torchscript", "extractor_weights": named}
-        return fields
+    def _hash_feature_weights(cls, fields: Any) -> Any:
+        """The network that dfc_vae compares with counts by its content, not by where it lies."""
+        named = fields.get("feature_weights")
+        if not isinstance(named, (str, Path)) or not Path(named).is_file():
+            return fields
+        digest = hash_file(Path(named))
+        if fields.get("feature_sha256") not in (None, digest):
+            raise ValueError(f"{named} is another file than when the run began; bring that one back")
+        return {**fields, "feature_sha256": digest}
 
     @field_validator("*", mode="before")
     @classmethod
@@ -154,19 +149,27 @@ class RunConfig(BaseModel):
 
     @field_validator("options", mode="after")
     @classmethod
-    def _check_options(cls, options: dict[str, Any], info: Any) -> dict[str, Any]:
-        """Options with the variant's defaults filled in, so that naming a default changes no run id."""
+    def _build_options(cls, options: Any, info: Any) -> Any:
+        """The variant's own dataclass."""
         if "variant" not in info.data:
             return options
         variant = info.data["variant"]
-        accepted = load_variant(variant).Options.__dataclass_fields__
+        kind = load_variant(variant).Options
+        if isinstance(options, kind):
+            return options
+        if not isinstance(options, dict):
+            raise ValueError(f"options = {options!r} is no mapping of names to values, as in options: {{n: 3}}")
+        accepted = kind.__dataclass_fields__
         for name, value in options.items():
             if name not in accepted:
-                raise ValueError(unknown(f"option of {variant}", name, accepted))
+                raise ValueError(unknown(f"option of {variant}", str(name), accepted))
             if isinstance(value, bool) and accepted[name].type is not bool:
                 raise ValueError(f"options.{name} = {str(value).lower()} is a truth value, where none belongs")
-        adapter = _build_adapter(load_variant(variant).Options)
-        return adapter.dump_python(adapter.validate_python(options))
+        return _build_adapter(kind).validate_python(options)
+
+    @field_serializer("options")
+    def _dump_options(self, options: Any) -> dict[str, Any]:
+        return asdict(options)
 
     @field_validator("architecture", mode="after")
     @classmethod
@@ -174,32 +177,6 @@ class RunConfig(BaseModel):
         if architecture == "conv" and "image_size" in info.data:
             require_image_size(info.data["image_size"])
         return architecture
-
-    @field_validator("extractor_weights", mode="after")
-    @classmethod
-    def _check_extractor_file(cls, weights: Path | None, info: Any) -> Path | None:
-        if weights is None and info.data.get("extractor") == "torchscript":
-            raise ValueError("the extractor torchscript needs its file: extractor = FILE.pt")
-        return weights
-
-    def build_options(self) -> Variant.Options:
-        return load_variant(self.variant).Options(**self.options)
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What changes the numbers, and nothing else; a weights file counts by its content."""
-        dumped = self.model_dump(mode="json", exclude=NOT_IN_RUN_ID)
-        identity = {name: v for name, v in dumped.items() if name not in ADDED_FIELDS or v != ADDED_FIELDS[name]}
-        for name in ("extractor", "feature"):
-            if (weights := getattr(self, f"{name}_weights")) is not None:
-                identity[f"{name}_sha256"] = hash_file(weights)
-        return identity
-
-    @cached_property
-    def run_id(self) -> str:
-        """Readable, and unique by a hash of the identity."""
-        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-        return f"{self.variant.rpartition(':')[2]}-{self.dataset}-{self.image_size}px-seed{self.seed}-{digest[:12]}"
 
     @field_validator("samplers", mode="after")
     @classmethod
@@ -210,6 +187,25 @@ class RunConfig(BaseModel):
         if samplers != ("prior",) and not issubclass(load_variant(variant), AutoEncoder):
             raise ValueError(f"{variant} has no posterior to fit a sampler to; leave samplers at [prior]")
         return samplers
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether the weights of every evaluated epoch are kept: late evaluations need them."""
+        return self.keep_weights == "evaluations" or self.eval_when == "after"
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What changes the trained weights, where it is not the default: as JSON values."""
+        fields = self.model_dump(mode="json")
+        usual = asdict(_build_adapter(type(self.options)).validate_python({}))
+        fields["options"] = {name: value for name, value in fields["options"].items() if value != usual[name]}
+        return compute_identity(fields)
+
+    @cached_property
+    def run_id(self) -> str:
+        """Readable, and unique by a hash of the identity."""
+        name = self.variant.rpartition(":")[2]
+        return f"{name}-{self.dataset}-{self.image_size}px-seed{self.seed}-{hash_identity(self.identity)}"
 
 
 def build_config(*layers: dict[str, Any]) -> RunConfig:
@@ -238,9 +234,9 @@ def _explain(detail: Any) -> str:
     """One line for one of pydantic's errors."""
     field = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        return unknown("field", field, RunConfig.model_fields)
+        return unknown("field", field, [*RunConfig.model_fields, *OF_THE_PROTOCOL])
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if detail["type"] == "value_error":  # our own words: they say it all
         return message
-    description = RunConfig.model_fields[str(detail["loc"][0])].description if detail["loc"] else None
+    description = FIELDS[str(detail["loc"][0])].meaning if detail["loc"] and detail["loc"][0] in FIELDS else None
     return f"{field} = {detail['input']!r}: {message}" + (f" ({description})" if description else "")

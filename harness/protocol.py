@@ -1,4 +1,7 @@
-"""What a score means: everything that changes its value, hashed to a protocol id."""
+"""How to score. A Protocol says it whatever is scored; a Reading is a protocol bound to data and weights.
+
+Protocols are YAML files: those in harness/protocols by their names, or a user's own.
+"""
 
 import hashlib
 import json
@@ -9,14 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import InputError, unknown
 
-# Part of every protocol id: raise it when a change in this package changes the value of a score.
+# Part of every reading's id: raise it when a change in this package changes the value of a score.
 STATISTICS_VERSION = 2
 
 EXTRACTORS = ("inception", "torchvision", "domain", "torchscript")
+SCRIPT_SUFFIXES = (".pt", ".pth", ".ts")
 
 # How encoder and decoder normalise while they are evaluated: with the statistics of each batch, as in training and in
 # the published procedure, or with the running statistics. With batch statistics a score depends on the batch size.
@@ -29,20 +33,24 @@ Split = Literal["train", "test"]
 SHIPPED = files("harness") / "protocols"
 
 
-def _one_of(kind: str, valid: tuple[str, ...]) -> BeforeValidator:
-    def check(name: object) -> object:
-        if not isinstance(name, str) or name not in valid:
-            raise ValueError(unknown(kind, str(name), valid))
+def _check_extractor(name: object) -> object:
+    if isinstance(name, str) and (name in EXTRACTORS or Path(name).suffix in SCRIPT_SUFFIXES):
         return name
-
-    return BeforeValidator(check)
-
-
-ExtractorName = Annotated[str, _one_of("extractor", EXTRACTORS)]
+    raise ValueError(unknown("extractor", str(name), EXTRACTORS))
 
 
-class ProtocolDefinition(BaseModel):
-    """How to score, before it is known what: a YAML file, shipped (harness/protocols) or the user's own."""
+def check_file(weights: Path | None) -> Path | None:
+    """Its absolute path. Raises: ValueError unless the file is there."""
+    if weights is not None and not weights.is_file():
+        raise ValueError(f"there is no file {weights}; name a weights file")
+    return weights and weights.absolute()
+
+
+ExtractorName = Annotated[str, BeforeValidator(_check_extractor)]  # or a TorchScript file
+
+
+class Protocol(BaseModel):
+    """How to score, whatever is scored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,71 +62,92 @@ class ProtocolDefinition(BaseModel):
     n_fake: int | None = Field(None, ge=2, description="Images generated; default: as many as real ones")
     reference: Split = Field("train", description="The split that is the reference: train or test")
     extractor: ExtractorName = Field("inception", description="What makes features of images")
+    extractor_weights: Path | None = Field(None, description="A weights file instead of the staged or shipped one")
     extractor_sha256: str | None = Field(None, description="What the checksum of its weights has to be")
     resize: Resize | None = Field(None, description="To the extractor's size; default: the extractor's own way")
     size: int | None = Field(None, ge=8, le=1024, description="Default: the extractor's own")
     quantisation: Literal["uint8", "none"] = Field("uint8", description="Generated images become what a PNG holds")
     autocast: Autocast = Field("no", description="Precision of the extractor's forward pass")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_extractor_file(cls, fields: Any) -> Any:
+        """`extractor: FILE.pt` is the extractor `torchscript` with that file as its weights."""
+        named = fields.get("extractor") if isinstance(fields, dict) else None
+        if isinstance(named, (str, Path)) and Path(named).suffix in SCRIPT_SUFFIXES:
+            return {**fields, "extractor": "torchscript", "extractor_weights": named}
+        return fields
+
 
 @cache
-def _load_shipped() -> dict[str, ProtocolDefinition]:
+def _load_shipped() -> dict[str, Protocol]:
     """By name. Kept: a sweep asks for them thousands of times."""
-    definitions = (ProtocolDefinition.model_validate(yaml.safe_load(file.read_text())) for file in SHIPPED.iterdir())
-    return {definition.name: definition for definition in definitions}
+    protocols = (Protocol.model_validate(yaml.safe_load(file.read_text())) for file in SHIPPED.iterdir())
+    return {protocol.name: protocol for protocol in protocols}
 
 
-def load_definition(value: object) -> object:
+def _find_fields(named: object) -> dict[str, Any]:
     """A protocol's fields from a shipped name or a YAML file's path; a mapping stays as it is.
 
     Raises: ValueError for an unknown name or a file that holds no mapping.
     """
-    if isinstance(value, (dict, ProtocolDefinition)):
-        return value
+    if isinstance(named, Protocol):
+        return named.model_dump()
+    if isinstance(named, dict):
+        return named
     shipped = _load_shipped()
-    if isinstance(value, str) and value in shipped:
-        return shipped[value]
-    if not isinstance(value, str) or Path(value).suffix not in (".yaml", ".yml"):
-        raise ValueError(f"{unknown('protocol', str(value), shipped)} (your own: a .yaml file)")
+    if isinstance(named, str) and named in shipped:
+        return shipped[named].model_dump()
+    if not isinstance(named, str) or Path(named).suffix not in (".yaml", ".yml"):
+        raise ValueError(f"{unknown('protocol', str(named), shipped)} (your own: a .yaml file)")
     try:
-        fields = yaml.safe_load(Path(value).read_text())
+        fields = yaml.safe_load(Path(named).read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read the protocol {value}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"cannot read the protocol {named}: {' '.join(str(error).split())}") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{value} holds no mapping of fields to values, as in `normalisation: batch`")
-    fields.setdefault("name", Path(value).stem)
+        raise ValueError(f"{named} holds no mapping of fields to values, as in `normalisation: batch`")
+    fields.setdefault("name", Path(named).stem)
     if fields["name"] in shipped:
-        raise ValueError(f"{value} names a shipped protocol; give it a name of its own, as in `name: my_protocol`")
-    if unexpected := {*map(str, fields)} - {*ProtocolDefinition.model_fields}:
-        raise ValueError(unknown("protocol field", min(unexpected), ProtocolDefinition.model_fields))
+        raise ValueError(f"{named} names a shipped protocol; give it a name of its own, as in `name: my_protocol`")
+    if unexpected := {*map(str, fields)} - {*Protocol.model_fields}:
+        raise ValueError(unknown("protocol field", min(unexpected), Protocol.model_fields))
     return fields
 
 
-def load_named_definition(name: str) -> ProtocolDefinition:
-    """Raises: InputError saying what is wrong with the name, or with the file's fields."""
+def find_protocol(named: object, **settings: Any) -> Protocol:
+    """The protocol of a shipped name, a YAML file or a mapping of fields, with these settings instead of its own.
+
+    Raises: ValueError saying what is wrong with the name, or with a field.
+    """
+    fields = _find_fields(named)
+    if "extractor" in settings:
+        fields = fields | {"extractor_weights": None, "extractor_sha256": None}  # which were another extractor's
     try:
-        return ProtocolDefinition.model_validate(load_definition(name))
+        protocol = Protocol.model_validate(fields | settings)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise InputError(f"{name}: {field} = {first['input']!r}: {first['msg']}") from error
+        what = f"{field} = {first['input']!r}: " if field and first["type"] != "value_error" else ""
+        origin = f"{named}: " if isinstance(named, str) else ""
+        raise ValueError(f"{origin}{what}{first['msg'].removeprefix('Value error, ')}") from error
+    if protocol.extractor == "torchscript" and protocol.extractor_weights is None:
+        raise ValueError("the extractor torchscript needs its file: extractor = FILE.pt")
+    return protocol.model_copy(update={"extractor_weights": check_file(protocol.extractor_weights)})
+
+
+def load_protocol(named: str, **settings: Any) -> Protocol:
+    """As `find_protocol`. Raises: InputError."""
+    try:
+        return find_protocol(named, **settings)
     except ValueError as error:
         raise InputError(str(error)) from error
 
 
-DefinitionLike = Annotated[ProtocolDefinition, BeforeValidator(load_definition)]
-
-
-def evaluation_batch_size(image_size: int) -> int:
-    """1024 at 32 px and 256 at 64 px (paper, section 6.1)."""
-    return 1024 if image_size <= 32 else 256
-
-
 @dataclass(frozen=True)
-class Protocol:
-    """One way to score, against one reference.
+class Reading:
+    """A protocol bound to one reference and one extractor's weights: everything that changes the value of a score.
 
-    Scores of different protocol ids are different quantities and never share a table.
+    Scores of different ids are different quantities and never share a table.
     """
 
     name: str
@@ -137,7 +166,7 @@ class Protocol:
 
     @property
     def id(self) -> str:
-        """The name and a hash of every field."""
+        """The protocol's name and a hash of every field: `protocol_id` in tables."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         return f"{self.name}-{digest[:10]}"
 

@@ -1,11 +1,13 @@
 """The run folder: the only truth about a run. Standard library only, so that readers start at once.
 
-config.json        the configuration; its hash is the folder's name
+config.json        the configuration; a hash of what changes the trained weights is in the folder's name
 environment.json   where and with what it ran
 status.json        state (queued, running, done, failed), why, how far
-records.jsonl      one line an epoch: loss/<phase>, time/*, and eval/* and posterior/* where evaluated
+records.jsonl      one line an epoch: loss/<phase>, time/*
+evaluations/       one folder a reading, named by its protocol id: what was measured of the trained weights
 samples/           one PNG grid an evaluation, from the same codes each time
 checkpoints/       the newest states to resume from, and the best; `latest` and `best` link to them
+weights/           encoder and decoder of the evaluated epochs, where the run keeps them
 """
 
 import json
@@ -20,18 +22,6 @@ from harness.files import remove_leftovers, write_json, write_text
 
 State = Literal["queued", "running", "done", "failed"]
 Record = dict[str, Any]
-
-# Fields of config.json that came when there were runs already, and what those runs did: at these values a field is part
-# neither of a run's id nor of what tells cells apart.
-ADDED_FIELDS: dict[str, Any] = {
-    "optimizer": "adam",
-    "betas": [0.9, 0.999],
-    "weight_decay": 0.0,
-    "gradient_clipping": None,
-    "gradient_accumulation": 1,
-    "ema_decay": None,
-    "sync_batchnorm": False,
-}
 
 
 @dataclass(frozen=True)
@@ -48,6 +38,22 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations"
+
+    def evaluation(self, protocol_id: str) -> "EvaluationFolder":
+        """One of the run's evaluations, whether it has been begun or not."""
+        return EvaluationFolder(self.evaluations / protocol_id)
+
+    def find_evaluations(self) -> list["EvaluationFolder"]:
+        """All that were begun, in order of protocol id."""
+        return [EvaluationFolder(file.parent) for file in sorted(self.evaluations.glob("*/protocol.json"))]
+
     def create(self, config: dict[str, Any]) -> None:
         """Make the folder with its configuration, unless it is there. Raises: OSError if it cannot be written."""
         for folder in (self.samples, self.checkpoints):
@@ -62,6 +68,9 @@ class RunFolder:
     def read_config(self) -> dict[str, Any]:
         """Raises: OSError if there is none, ValueError if it is damaged."""
         return _read_object(self.config_file)
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        write_json(self.config_file, config)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         write_json(self.path / "environment.json", environment)
@@ -83,9 +92,14 @@ class RunFolder:
             raise ValueError(f"status.json has the state {status.get('state')!r}")
         return status
 
+    def is_done(self, epochs: int) -> bool:
+        """Whether the run is finished, with so many epochs or more. Raises: ValueError if its status is damaged."""
+        status = self.read_status()
+        return status["state"] == "done" and status.get("epoch", 0) >= epochs
+
     def append_record(self, record: Record) -> None:
         """Append one line and put it on the disk. Raises: ValueError for a number that is not finite."""
-        with (self.path / "records.jsonl").open("a") as file:
+        with (self.path / "records.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -96,7 +110,7 @@ class RunFolder:
         Raises: ValueError if another line is damaged.
         """
         file = self.path / "records.jsonl"
-        return list(parse_records(file.read_text().splitlines(keepends=True))) if file.exists() else []
+        return list(parse_records(file.read_text(encoding="utf-8").splitlines(keepends=True))) if file.exists() else []
 
     def keep_records(self, through_epoch: int) -> None:
         """Drop the records after an epoch: what a run wrote after the checkpoint that it resumes from."""
@@ -107,7 +121,78 @@ class RunFolder:
         """What a kill left of files that only the owner of the folder writes; the status others write as well."""
         for name in ("config.json", "environment.json", "records.jsonl"):
             remove_leftovers(self.path, f"{name}-", older_than=0)
-        remove_leftovers(self.samples, older_than=0)
+        for folder in (self.samples, self.weights):
+            remove_leftovers(folder, older_than=0)
+
+
+@dataclass(frozen=True)
+class EvaluationFolder:
+    """What was measured of a run's weights under one protocol.
+
+    protocol.json   every field of the reading, and `floor`: what real images score against real images
+    records.jsonl   lines of two kinds: the scores of one sampler's images (`sampler`, `sampling_seed`, eval/*), and
+                    what became of the posterior (posterior/*); each with the epoch whose weights they are of
+
+    Several processes may append at once. Equal readings of equal weights have equal scores, so where two lines say the
+    same thing, the first one counts; one that a kill cut short counts as not written.
+    """
+
+    path: Path
+
+    @property
+    def protocol_id(self) -> str:
+        return self.path.name
+
+    def create(self, protocol: dict[str, Any]) -> None:
+        """Make the folder with what it is a reading under, unless it is there. Raises: OSError."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "protocol.json").exists():
+            write_json(self.path / "protocol.json", protocol)
+
+    def read_protocol(self) -> dict[str, Any]:
+        """Raises: OSError if there is none, ValueError if it is damaged."""
+        return _read_object(self.path / "protocol.json")
+
+    def append(self, lines: Iterable[Record]) -> None:
+        """Append whole lines and put them on the disk. Raises: ValueError for a number that is not finite."""
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+        with (self.path / "records.jsonl").open("ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(end - 1)
+            cut_short = end > 0 and file.read(1) != b"\n"
+            file.write((b"\n" if cut_short else b"") + text.encode())  # one write: appends of others do not mix in
+            file.flush()
+            os.fsync(file.fileno())
+
+    def keep(self, through_epoch: int) -> None:
+        """Drop the lines after an epoch: a run that resumes before it trains other weights perhaps."""
+        kept = [json.dumps(line) + "\n" for line in self.read() if line["epoch"] <= through_epoch]
+        if (self.path / "records.jsonl").exists():
+            write_text(self.path / "records.jsonl", "".join(kept))
+
+    def read(self) -> list[Record]:
+        """The lines that count, in the order in which they were written."""
+        file = self.path / "records.jsonl"
+        found: dict[Key, Record] = {}
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+            try:
+                record = json.loads(line)
+                found.setdefault(key_of(record), record)
+            except (ValueError, KeyError, TypeError):
+                continue  # cut short by a kill
+        return list(found.values())
+
+
+Key = tuple[int, str, int]
+
+
+def key_of(line: Record) -> Key:
+    """What a line of an evaluation is about: epoch, sampler, sampling seed; "" and 0 for the posterior's.
+
+    Raises: KeyError or TypeError if it does not say.
+    """
+    return int(line["epoch"]), line.get("sampler", ""), int(line.get("sampling_seed", 0))
 
 
 def find_run_folders(root: Path) -> Iterator[RunFolder]:
@@ -141,7 +226,7 @@ def parse_records(lines: Iterable[str]) -> Iterator[Record]:
 
 def _read_object(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file.name}: {error}") from error
     if not isinstance(content, dict):

@@ -1,12 +1,12 @@
 """Evaluation as an API. Scores are functions of features; `score_images` does it all for two sets of files.
 
-    from harness.evaluation import load_named_definition, score_images
+    from harness.evaluation import load_protocol, score_images
 
-    score_images(Path("real"), Path("fake"), load_named_definition("clean"), extractor="domain-fashion_mnist")
+    score_images(Path("real"), Path("fake"), load_protocol("clean"), extractor="domain-fashion_mnist")
 
 To score what no file holds, subclass `NumberedImages`, pass it to `gather_statistics`, and that to a `Reference`:
 
-    extractor = build_extractor("inception", load_named_definition("clean"), device)
+    extractor = build_extractor(load_protocol("clean"), device)
     processes = Processes(build_accelerator("no"))
     reference = build_reference(gather_statistics(real, extractor, processes, batch_size=256), device)
     reference.score(gather_statistics(fake, extractor, processes, batch_size=256), device)
@@ -23,8 +23,8 @@ _HOMES = {
     "compute_manifold_scores": "harness.evaluation.manifold",
     "neighbour_radii": "harness.evaluation.manifold",
     "Protocol": "harness.protocol",
-    "ProtocolDefinition": "harness.protocol",
-    "load_named_definition": "harness.protocol",
+    "Reading": "harness.protocol",
+    "load_protocol": "harness.protocol",
     "Reference": "harness.evaluation.reference",
     "build_reference": "harness.evaluation.reference",
     "score_images": "harness.evaluation.score",

@@ -14,7 +14,7 @@ from harness.errors import InputError
 from harness.evaluation.classifier import SIZE, load_classifier
 from harness.evaluation.resize import resize_to
 from harness.files import hash_file
-from harness.protocol import ProtocolDefinition, Resize
+from harness.protocol import Protocol, Resize
 
 # On a CPU, and elsewhere: 8 and 256 images of 299 px. Larger parts make a CPU wait for fresh memory: the resize takes
 # three times as long in parts of 32.
@@ -45,12 +45,12 @@ class Extractor:
     network's size: both are part of the protocol.
     """
 
-    def __init__(self, name: str, network: Network, definition: ProtocolDefinition, device: torch.device) -> None:
+    def __init__(self, name: str, network: Network, protocol: Protocol, device: torch.device) -> None:
         self.name, self.sha256, self.device = name, network.sha256, device
-        self.size = definition.size or network.size
-        self.resize: Resize = definition.resize or network.resize
+        self.size = protocol.size or network.size
+        self.resize: Resize = protocol.resize or network.resize
         self.resizing = f"{self.resize}, {self.size} px" if self.resize != "none" else "none"
-        self._extract, self._dtype = network.extract, AUTOCAST.get(definition.autocast)
+        self._extract, self._dtype = network.extract, AUTOCAST.get(protocol.autocast)
         features, probabilities = self(torch.zeros(2, 3, self.size, self.size, dtype=torch.uint8, device=device))
         if features.ndim != 2 or len(features) != 2 or features.shape[1] > MOST_FEATURES:
             raise InputError(f"it makes features of shape {tuple(features.shape)} of two images")
@@ -81,20 +81,14 @@ class Extractor:
         return features.float(), probabilities.float()
 
 
-def build_extractor(
-    name: str,
-    definition: ProtocolDefinition,
-    device: torch.device,
-    weights: Path | None = None,
-    dataset: str = "",
-    image_size: int = SIZE,
-) -> Extractor:
-    """The extractor of that name, never another one.
+def build_extractor(protocol: Protocol, device: torch.device, dataset: str = "", image_size: int = SIZE) -> Extractor:
+    """The protocol's extractor, never another one.
 
     `inception` is clean-fid's, `torchvision` torchvision's ImageNet Inception-v3, `torchscript` the user's file,
-    `domain` the classifier of a data set's own labels. `weights` names a file instead of the staged or shipped one.
+    `domain` the classifier of the data set's own labels, at this image size.
     Raises: InputError if its weights are missing or are something else.
     """
+    name, weights = protocol.extractor, protocol.extractor_weights
     if name == "domain":
         network = _load_domain(dataset, image_size, weights, device)
     elif name == "torchvision":
@@ -102,18 +96,18 @@ def build_extractor(
     else:
         path = weights or weights_path(STAGED["inception"])
         network = _load_torchscript(path, device, must_be_inception=name == "inception")
-    if definition.extractor_sha256 not in (None, network.sha256):
+    if protocol.extractor_sha256 not in (None, network.sha256):
         raise InputError(
-            f"the weights of {weights or name} have SHA-256 {network.sha256}, where the protocol {definition.name} "
-            f"wants {definition.extractor_sha256}"
+            f"the weights of {weights or name} have SHA-256 {network.sha256}, where the protocol {protocol.name} "
+            f"wants {protocol.extractor_sha256}"
         )
     try:
-        return Extractor(name, network, definition, device)
+        return Extractor(name, network, protocol, device)
     except Exception as error:  # what a network that does not take images raises is open-ended
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise InputError(
-            f"{weights or name} does not turn images of {definition.size or network.size} px into features (B, F), or "
+            f"{weights or name} does not turn images of {protocol.size or network.size} px into features (B, F), or "
             f"features and logits: {str(error).strip().splitlines()[-1]}"
         ) from error
 

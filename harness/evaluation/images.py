@@ -10,7 +10,7 @@ from harness.data.sets import TrainingSet
 from harness.errors import DivergedError
 from harness.evaluation.normalisation import evaluation_mode
 from harness.evaluation.samplers import CodeDistribution, build_prior
-from harness.protocol import Protocol
+from harness.protocol import Reading
 from harness.seeding import Stream, build_generator, compute_permutation
 from variants import AutoEncoder, Variant
 
@@ -47,17 +47,17 @@ class PreparedImages(NumberedImages):
 class GeneratedImages(NumberedImages):
     """What a variant's decoder makes of codes drawn from a distribution; code i follows from (seed, i)."""
 
-    def __init__(self, variant: Variant, codes: CodeDistribution, protocol: Protocol, seed: int, device: torch.device):
-        self.variant, self.codes, self.protocol, self.seed, self.device = variant, codes, protocol, seed, device
+    def __init__(self, variant: Variant, codes: CodeDistribution, reading: Reading, seed: int, device: torch.device):
+        self.variant, self.codes, self.reading, self.seed, self.device = variant, codes, reading, seed, device
 
     def __len__(self) -> int:
-        return self.protocol.n_fake
+        return self.reading.n_fake
 
     def parts(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
         codes = draw_codes(self.codes, self.seed, "evaluation", first, last)
-        with evaluation_mode(self.variant, self.protocol.normalisation):
+        with evaluation_mode(self.variant, self.reading.normalisation):
             x = self.variant.decode(codes.to(self.device))
-        yield torch.arange(first, last), to_pixels(x, self.protocol.quantisation)
+        yield torch.arange(first, last), to_pixels(x, self.reading.quantisation)
 
 
 class Reconstructions(NumberedImages):
@@ -66,21 +66,21 @@ class Reconstructions(NumberedImages):
     Their FID is the decoder's error; what prior samples have beyond it is the mismatch of prior and posterior.
     """
 
-    def __init__(self, variant: AutoEncoder, data: TrainingSet, protocol: Protocol, seed: int, device: torch.device):
-        self.variant, self.data, self.protocol, self.seed, self.device = variant, data, protocol, seed, device
+    def __init__(self, variant: AutoEncoder, data: TrainingSet, reading: Reading, seed: int, device: torch.device):
+        self.variant, self.data, self.reading, self.seed, self.device = variant, data, reading, seed, device
         self.order = compute_permutation(len(data), 0, 0)
 
     def __len__(self) -> int:
-        return self.protocol.n_fake
+        return self.reading.n_fake
 
     def parts(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
         numbers = torch.arange(first, last)
         x = self.data.batch(self.order[numbers * len(self.data) // len(self)], self.device)
         eps = draw_codes(build_prior(self.variant.latent_dim), self.seed, "reconstructions", first, last)
-        with evaluation_mode(self.variant, self.protocol.normalisation):
+        with evaluation_mode(self.variant, self.reading.normalisation):
             mu, sigma = self.variant.posterior(x)
             x_hat = self.variant.decode(mu + sigma * eps.to(self.device))
-        yield numbers, to_pixels(x_hat, self.protocol.quantisation)
+        yield numbers, to_pixels(x_hat, self.reading.quantisation)
 
 
 def draw_codes(codes: CodeDistribution, seed: int, stream: Stream, first: int, last: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.data.sets import TrainingSet
 from harness.evaluation.normalisation import batch_sizes, evaluation_mode
 from harness.launch.processes import Processes
-from harness.protocol import Protocol
+from harness.protocol import Reading
 from harness.seeding import build_generator
 from variants import AutoEncoder, Variant
 
@@ -32,18 +32,18 @@ class Posterior:
 
 
 def compute_posterior(
-    variant: Variant, data: TrainingSet, protocol: Protocol, seed: int, processes: Processes
+    variant: Variant, data: TrainingSet, reading: Reading, seed: int, processes: Processes
 ) -> Posterior | None:
     """The posterior of every training image, on each process; None for a variant that has none.
 
-    Encoder and decoder normalise as the protocol says, over batches that are the same whatever the number of processes.
+    Encoder and decoder normalise as the reading says, over batches that are the same whatever the number of processes.
     """
     if not isinstance(variant, AutoEncoder):
         return None
-    batches = torch.arange(len(data)).split(batch_sizes(len(data), protocol.batch_size))
+    batches = torch.arange(len(data)).split(batch_sizes(len(data), reading.batch_size))
     nothing = torch.empty(0, variant.latent_dim, device=processes.device)
     parts = [(nothing, nothing, nothing[:, 0])]  # the share of a process without a batch
-    with evaluation_mode(variant, protocol.normalisation):
+    with evaluation_mode(variant, reading.normalisation):
         for number in processes.share(len(batches)):
             x = data.batch(batches[number], processes.device)
             mu, sigma = variant.posterior(x)

@@ -3,54 +3,42 @@
 import json
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from harness.fields import FIELDS, differing, paper_batch_size
+from harness.measures import select
 from harness.models.load import Trained
-from harness.protocol import evaluation_batch_size
-from harness.record import ADDED_FIELDS, Record
+from harness.record import Record
 from variants import Variant
 
 PAPER = "Analysis and Improvement of Adversarial AutoEncoder"
-SCORES = {
-    "fid": "FID",
-    "fid_infinity": "FID-infinity",
-    "kid": "KID",
-    "inception_score": "IS",
-    "precision": "precision",
-    "recall": "recall",
-    "density": "density",
-    "coverage": "coverage",
-}
-POSTERIOR = {
-    "sigma_mean": "mean sigma",
-    "noise_share": "noise share, E[sigma²] / (Var(mu) + E[sigma²])",
-    "active_units": "active units",
-    "prior_kl": "KL of the aggregated posterior's Gaussian fit to the prior, nats",
-    "collapse": "collapse",
-    "reconstruction_l1": "mean absolute error of reconstructions, images in [-1, 1]",
-}
+# Fields that the card names by themselves, whatever their values.
+SAID = {"variant", "options", "dataset", "image_size", "channels", "seed", "batch_size", "learning_rate", "optimizer"}
+SAID |= {"latent_dim", "architecture", "mixed_precision"}
 
 
-def build_card(trained: Trained, environment: dict[str, Any], record: Record | None, folder: str) -> str:
-    """Markdown. `record` is that of the epoch that the state ends; None for a state within an epoch."""
+def build_card(
+    trained: Trained, environment: dict[str, Any], readings: Sequence[tuple[dict[str, Any], list[Record]]], folder: str
+) -> str:
+    """Markdown. `readings`: each evaluation's protocol and its lines of the epoch that the state ends."""
     return "\n".join(
         [
             f"# {trained.origin.run_id}",
             "",
             f"{_describe(type(trained.variant))} An image model trained by aaebench; the paper is *{PAPER}*.",
             "",
-            *_list(_facts(trained, environment, record)),
+            *_list(_facts(trained, environment, readings)),
             "",
             "## Scores",
             "",
-            *_scores(trained, record),
+            *_scores(readings),
             "",
             "## Posterior",
             "",
-            *_posterior(record),
+            *_posterior(readings),
             "",
             "## Load it",
             "",
@@ -78,63 +66,67 @@ def _list(facts: Iterable[tuple[str, object]]) -> list[str]:
     return [f"- {name}: {value}" for name, value in facts]
 
 
-def _facts(trained: Trained, environment: dict[str, Any], record: Record | None) -> Iterable[tuple[str, object]]:
+def _facts(trained: Trained, environment: dict[str, Any], readings: Sequence[Any]) -> Iterable[tuple[str, object]]:
     config, origin = trained.config, trained.origin
     options = ", ".join(f"{name} = {value}" for name, value in config["options"].items())
     yield "variant", f"`{config['variant']}`" + (f" ({options})" if options else "")
     yield "architecture", f"{config['architecture']}, {config['latent_dim']} latent dimensions"
-    scored = environment.get("protocol", {})
-    images = f"{scored['n_real']:,} training images" if scored.get("reference") == "train" else "its training images"
+    counts = [protocol["n_real"] for protocol, _ in readings if protocol["reference"] == "train"]
+    images = f"{counts[0]:,} training images" if counts else "its training images"
     channels = "1 channel" if config["channels"] == 1 else f"{config['channels']} channels"
     yield "data", f"{config['dataset']}: {images} at {config['image_size']} px, {channels}"
-    config = ADDED_FIELDS | config
     yield "seed", config["seed"]
     yield (
         "optimisation",
         f"{config['optimizer']} at {config['learning_rate']:g}, batches of {config['batch_size']}, "
         f"mixed precision {config['mixed_precision']}",
     )
-    for name, usual in ADDED_FIELDS.items():
-        if name != "optimizer" and config[name] != usual:
-            yield name, config[name]
+    for name, value in differing(config).items():
+        if FIELDS[name].changes == "training" and name not in SAID:
+            yield name, value
     within = f" and {origin.step} steps of the next" if origin.step else ""
     yield "state", f"epoch {origin.epoch} of {config['epochs']}{within} (`{origin.checkpoint}`)"
-    if record is not None:
-        yield "images seen", f"{record['images_seen']:,}"
+    seen = [line["images_seen"] for _, lines in readings for line in lines]
+    if seen:
+        yield "images seen", f"{seen[0]:,}"
     if origin.averaged:
         yield "weights", "those that decode are exponential moving averages over the training steps"
     yield "code", f"git commit {environment.get('git_commit') or 'unknown'}"
 
 
-def _scores(trained: Trained, record: Record | None) -> list[str]:
-    """A table, a row per distribution of codes, under the protocol that makes its numbers mean something."""
-    if record is None or "eval/protocol_id" not in record:
-        return ["This state was not evaluated."]
-    groups = [key.removesuffix("/protocol_id") for key in record if key.endswith("/protocol_id")]
-    columns = [name for name in SCORES if any(f"{group}/{name}" in record for group in groups)]
-    rows = [
-        [group.partition(".")[2] or "prior", *(_number(record.get(f"{group}/{name}")) for name in columns)]
-        for group in groups
-    ]
-    return [
-        f"Protocol `{record['eval/protocol_id']}`, extractor `{record['eval/extractor']}`: {record['eval/n_fake']:,} "
-        f"images against {record['eval/n_real']:,} real ones. Scores of other protocol ids are other quantities.",
-        "",
-        f"| codes | {' | '.join(SCORES[name] for name in columns)} |",
-        f"| --- |{' ---: |' * len(columns)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
+def _scores(readings: Sequence[tuple[dict[str, Any], list[Record]]]) -> list[str]:
+    """For each protocol a table, a row per distribution of codes: under it alone its numbers mean something."""
+    text: list[str] = []
+    for protocol, lines in readings:
+        scored = [line for line in lines if "sampler" in line]
+        shown = [m for m in select("eval", place="card") if any(m.key in line for line in scored)]
+        rows = [[_name_codes(line), *(_number(line.get(measure.key)) for measure in shown)] for line in scored]
+        text += [
+            f"Protocol `{protocol['id']}`, extractor `{protocol['extractor']}`: {protocol['n_fake']:,} images against "
+            f"{protocol['n_real']:,} real ones. Scores of other protocol ids are other quantities.",
+            "",
+            f"| codes | {' | '.join(measure.title.removesuffix(' x 1000') for measure in shown)} |",
+            f"| --- |{' ---: |' * len(shown)}",
+            *(f"| {' | '.join(row)} |" for row in rows),
+            "",
+        ]
+    return text[:-1] or ["This state was not evaluated."]
 
 
-def _posterior(record: Record | None) -> list[str]:
-    if record is None or "posterior/collapse" not in record:
+def _name_codes(line: Record) -> str:
+    return line["sampler"] + (f", sampling seed {line['sampling_seed']}" if line["sampling_seed"] else "")
+
+
+def _posterior(readings: Sequence[tuple[dict[str, Any], list[Record]]]) -> list[str]:
+    found = [line for _, lines in readings for line in lines if "posterior/collapse" in line]
+    if not found:
         return ["This state was not evaluated."]
+    record = found[0]
     if record["posterior/collapse"] == "no posterior":
         return ["This variant has no encoder."]
-    present = {name: record[f"posterior/{name}"] for name in POSTERIOR if f"posterior/{name}" in record}
-    return _list(
-        (POSTERIOR[name], value if isinstance(value, str) else _number(value)) for name, value in present.items()
-    )
+    shown = [measure for measure in select("posterior", place="card") if measure.key in record]
+    facts = [(measure.title, _number(record[measure.key])) for measure in shown]
+    return _list([*facts, ("collapse", record["posterior/collapse"])])
 
 
 def _number(value: float | None) -> str:
@@ -145,7 +137,7 @@ def _normalisation(trained: Trained) -> str:
     modules = (module for part in trained.variant.decoding_modules() for module in part.modules())
     if trained.protocol.normalisation == "running" or not any(isinstance(module, _BatchNorm) for module in modules):
         return ""
-    batch_size = trained.protocol.batch_size or evaluation_batch_size(trained.config["image_size"])
+    batch_size = trained.protocol.batch_size or paper_batch_size(trained.config["image_size"])
     return (
         f" Its BatchNorm layers then normalise by the statistics of batches of {batch_size:,} images; a loaded model "
         "uses the running statistics, and its images differ."

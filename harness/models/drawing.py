@@ -15,9 +15,9 @@ from harness.evaluation.grids import COLUMNS, ROWS, build_grid
 from harness.evaluation.images import draw_codes, to_pixels
 from harness.evaluation.normalisation import evaluation_mode
 from harness.evaluation.samplers import build_prior
+from harness.fields import paper_batch_size
 from harness.files import replacing_folder
 from harness.models.load import Trained, load_trained
-from harness.protocol import evaluation_batch_size
 from harness.terminal import console
 from harness.training.checkpoint import Which
 
@@ -66,7 +66,7 @@ def draw_images(trained: Trained, n: int, seed: int) -> Iterator[Tensor]:
     another. With the run's own seed these are the images that its scores are of, but for a last, smaller batch there.
     """
     variant, protocol = trained.variant, trained.protocol
-    size = protocol.batch_size or evaluation_batch_size(trained.config["image_size"])
+    size = protocol.batch_size or paper_batch_size(trained.config["image_size"])
     for first in range(0, n, size):
         z = draw_codes(build_prior(variant.latent_dim), seed, "evaluation", first, first + size)
         with evaluation_mode(variant, protocol.normalisation):

@@ -2,16 +2,17 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from harness.errors import InputError
 from harness.files import replacing_folder, save_tensors, write_json
 from harness.models.card import build_card
-from harness.models.load import EXPORT, Trained, load_trained, names_to_keep
+from harness.models.load import EXPORT, Trained, load_trained
 from harness.record import Record, RunFolder
-from harness.training.checkpoint import Which
+from harness.training.checkpoint import Which, names_to_keep
 
 FILES = {"model.safetensors", "config.json", "README.md"}
-OF_THE_MACHINE = ("extractor_weights", "feature_weights", "sweep")  # paths, and what means nothing elsewhere
+OF_THE_MACHINE = ("feature_weights", "sweep")  # paths, and what means nothing elsewhere
 
 
 def write_export(run: Path, which: Which, out: Path | None = None) -> Path:
@@ -26,11 +27,12 @@ def write_export(run: Path, which: Which, out: Path | None = None) -> Path:
     folder = out or Path(f"{trained.origin.run_id}-export")
     _require_own(folder, trained.origin.run_id)
     try:
-        environment, record = RunFolder(run).read_environment(), _find_record(run, trained)
+        environment, readings = RunFolder(run).read_environment(), _find_readings(run, trained)
     except (OSError, ValueError) as error:
         raise InputError(f"{run} is damaged: {error}") from error
-    card = build_card(trained, environment, record, folder.resolve().name)
+    card = build_card(trained, environment, readings, folder.resolve().name)
     config = {name: value for name, value in trained.config.items() if name not in OF_THE_MACHINE}
+    config["protocol"] = [protocol | {"extractor_weights": None} for protocol in config["protocol"]]
     kept = names_to_keep(trained.variant)
     weights = {name: tensor for name, tensor in trained.variant.state_dict().items() if name in kept}
     with replacing_folder(folder) as new:
@@ -40,10 +42,13 @@ def write_export(run: Path, which: Which, out: Path | None = None) -> Path:
     return folder
 
 
-def _find_record(run: Path, trained: Trained) -> Record | None:
+def _find_readings(run: Path, trained: Trained) -> list[tuple[dict[str, Any], list[Record]]]:
+    """Each evaluation's protocol and its lines of the state's epoch; none for a state within an epoch."""
     if trained.origin.step:
-        return None
-    return next((record for record in RunFolder(run).read_records() if record["epoch"] == trained.origin.epoch), None)
+        return []
+    found = [(each.read_protocol(), each.read()) for each in RunFolder(run).find_evaluations()]
+    own = [(protocol, [line for line in lines if line["epoch"] == trained.origin.epoch]) for protocol, lines in found]
+    return [(protocol, lines) for protocol, lines in own if lines]
 
 
 def _require_own(folder: Path, run_id: str) -> None:

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness.errors import InputError
-from harness.protocol import ProtocolDefinition, load_definition
-from harness.record import RunFolder
-from harness.training.checkpoint import Which, find_checkpoint
-from harness.training.manifest import read_manifest
+from harness.protocol import Protocol
+from harness.readings import find_evaluation
+from harness.record import RunFolder, key_of
+from harness.training.checkpoint import Which, find_checkpoint, find_weights, names_to_keep, read_manifest, read_weights
 from variants import Variant, build, load_variant
 
 EXPORT = "export"  # the key by which an export's config.json says where it comes from
@@ -34,17 +34,19 @@ class Origin:
 
 @dataclass(frozen=True)
 class Trained:
-    """A variant with the weights of one state of a run, the run's configuration, and how the run scores it."""
+    """A variant with the weights of one state of a run, the run's configuration, and its first protocol."""
 
     variant: Variant
     config: dict[str, Any]
-    protocol: ProtocolDefinition
+    protocol: Protocol
     origin: Origin
 
 
-def load_trained(path: Path, which: Which, device: str | torch.device = "cpu") -> Trained:
+def load_trained(path: Path, which: Which | int, device: str | torch.device = "cpu") -> Trained:
     """A variant in eval mode, its parameters without gradients, from a run folder or an export (which holds one state).
 
+    Args: which: best, the state of the lowest FID under the run's first protocol; latest; or an epoch whose weights the
+        run has kept.
     torch's global random state stays as it is. Modules that an export leaves out are missing, not freshly initialised.
     Raises: InputError if there is no run or export, or no such checkpoint, or if it is damaged.
     """
@@ -52,11 +54,11 @@ def load_trained(path: Path, which: Which, device: str | torch.device = "cpu") -
     if EXPORT in config:
         weights, origin = _read_export(path, config[EXPORT])
     else:
-        weights, origin = _read_newest(path, which)
+        weights, origin = _read_newest(RunFolder(path), which)
     try:
         variant = _build(config)
-        protocol = ProtocolDefinition.model_validate(load_definition(config["protocol"]))
-    except (KeyError, TypeError, ValueError, ImportError) as error:
+        protocol = Protocol.model_validate(config["protocol"][0])
+    except (LookupError, TypeError, ValueError, ImportError) as error:
         raise InputError(
             f"{path / 'config.json'} does not say how to build the variant ({error!r}); is it of another version, or "
             "is the variant your own, which is found from the folder that holds its package?"
@@ -70,13 +72,6 @@ def load_trained(path: Path, which: Which, device: str | torch.device = "cpu") -
     return Trained(variant, config, protocol, origin)
 
 
-def names_to_keep(variant: Variant) -> set[str]:
-    """Names in the variant's state_dict of all that encoding and decoding need, BatchNorm's buffers included."""
-    kept = {*variant.decoding_modules(), *(m for name, m in variant.named_children() if name == "encoder")}
-    prefixes = tuple(f"{name}." if name else "" for name, module in variant.named_modules() if module in kept)
-    return {name for name in variant.state_dict() if name.startswith(prefixes) or "." not in name}
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         return RunFolder(path).read_config()
@@ -88,30 +83,48 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read the configuration in {path}: {error}") from error
 
 
-def _read_newest(path: Path, which: Which) -> tuple[Weights, Origin]:
-    """What `_read_checkpoint` reads. A run under way may replace a checkpoint while it is being read."""
-    checkpoints = RunFolder(path).checkpoints
+def _read_newest(folder: RunFolder, which: Which | int) -> tuple[Weights, Origin]:
+    """The state that `which` names. A run under way may replace a checkpoint while it is being read."""
     while True:
-        checkpoint = find_checkpoint(checkpoints, which)
+        path = _find_state(folder, which)
         try:
-            return _read_checkpoint(checkpoint, path.resolve().name)
+            return read_weights(path), _describe(path, folder.path.resolve().name)
         except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-            if not checkpoint.exists() and find_checkpoint(checkpoints, which) != checkpoint:
+            if not path.exists() and _find_state(folder, which) != path:
                 continue
             raise InputError(
-                f"the checkpoint {checkpoint} is damaged ({error}); ask for the other of best and latest, or give the "
+                f"the checkpoint {path} is damaged ({error}); ask for the other of best and latest, or give the "
                 "run's command again, which goes on from the one before"
             ) from error
 
 
-def _read_checkpoint(checkpoint: Path, run_id: str) -> tuple[Weights, Origin]:
-    progress = read_manifest(checkpoint)
-    weights = load_file(checkpoint / "model.safetensors")
-    averages = checkpoint / "ema.safetensors"
-    averaged = averages.exists()
-    if averaged:
-        weights |= load_file(averages)
-    return weights, Origin(run_id, checkpoint.name, int(progress["epoch"]), int(progress["step"]), averaged)
+def _find_state(folder: RunFolder, which: Which | int) -> Path:
+    """Raises: InputError if there is no such state."""
+    kept = find_weights(folder)
+    if isinstance(which, int):
+        if which not in kept:
+            there = ", ".join(map(str, sorted(kept))) or "none"
+            raise InputError(f"{folder.path} has not kept the weights of epoch {which}; of these it has: {there}")
+        return kept[which]
+    if which == "best" and not (folder.checkpoints / "best").is_symlink() and (epoch := _find_best(folder, kept)):
+        return kept[epoch]
+    return find_checkpoint(folder.checkpoints, which)
+
+
+def _find_best(folder: RunFolder, kept: dict[int, Path]) -> int | None:
+    """The epoch of the lowest FID among those kept, where evaluations came after the training and no link says it."""
+    config = folder.read_config()
+    evaluation = find_evaluation(folder, Protocol.model_validate(config["protocol"][0]), config["image_size"])
+    lines = evaluation.read() if evaluation is not None else []
+    scored = [line for line in lines if key_of(line)[1:] == ("prior", 0) and line["epoch"] in kept and line["epoch"]]
+    return min(scored, key=lambda line: line["eval/fid"])["epoch"] if scored else None
+
+
+def _describe(path: Path, run_id: str) -> Origin:
+    if path.is_file():
+        return Origin(run_id, path.stem, int(path.stem.split("-")[1]), 0, averaged=False)
+    progress = read_manifest(path)
+    return Origin(run_id, path.name, int(progress["epoch"]), int(progress["step"]), (path / "ema.safetensors").exists())
 
 
 def _read_export(path: Path, origin: Any) -> tuple[Weights, Origin]:

@@ -8,9 +8,10 @@ checkpoints/epoch-EEEEEE-step-SSSSSS/
 checkpoints/latest, best  links to the newest one, and to the one of the lowest FID
 """
 
+import hashlib
+import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,16 +19,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from harness.data.cache import compute_sha256, read_entry
 from harness.errors import InputError, StorageError, unknown
+from harness.files import flush_to_disk, hash_file, replacing_file, save_tensors
+from harness.record import RunFolder
 from harness.training.engine import Engine
-from harness.training.manifest import MANIFEST, read_manifest, write_manifest
+from variants import Variant
 
 logger = logging.getLogger(__name__)
 Which = Literal["best", "latest"]
+MANIFEST = "progress.json"  # of a checkpoint: how far the run was, and the checksum of each file and of itself
 
 
 @dataclass
@@ -57,24 +61,24 @@ def save_checkpoint(folder: Path, progress: Progress, engine: Engine, keep: int 
     final = folder / f"epoch-{progress.epoch:06d}-step-{progress.step:06d}"
     temporary = folder / f".writing-{final.name}"
     try:
-        with engine.raising_together(), _storing(final):
-            if engine.is_main_process:
+        with engine.processes.raising_together(), _storing(final):
+            if engine.processes.is_main_process:
                 _make_room(folder)
                 temporary.mkdir(parents=True)
-                _save_tensors(engine.variant.state_dict(), temporary / "model.safetensors")
+                save_tensors(temporary / "model.safetensors", engine.variant.state_dict())
                 if engine.average is not None:
-                    _save_tensors(engine.average.averages, temporary / "ema.safetensors")
-        with engine.raising_together(), _storing(final):
+                    save_tensors(temporary / "ema.safetensors", engine.average.averages)
+        with engine.processes.raising_together(), _storing(final):
             if engine.optimizer_file is not None:
-                _save_tensors(engine.optimizer_tensors(), temporary / engine.optimizer_file)
-        with engine.raising_together(), _storing(final):
-            if engine.is_main_process:
+                save_tensors(temporary / engine.optimizer_file, engine.optimizer_tensors())
+        with engine.processes.raising_together(), _storing(final):
+            if engine.processes.is_main_process:
                 manifest = {**asdict(progress), "best": best, **_describe_optimizer(engine)}
                 _finish(temporary, final, manifest)
                 _point_to(final, best=best)
                 _drop_old(final, keep)
     except StorageError:
-        if engine.is_main_process:
+        if engine.processes.is_main_process:
             shutil.rmtree(temporary, ignore_errors=True)  # a full disk has other uses for the space
         raise
 
@@ -86,10 +90,10 @@ def load_checkpoint(folder: Path, engine: Engine, recorded: int | None = None) -
     Returns: its progress; that of a fresh start if there is none.
     Raises: InputError if it was saved by processes among which this launch cannot share it.
     """
-    path = engine.on_main(lambda: _find_whole(folder, recorded))
+    path = engine.processes.on_main(lambda: _find_whole(folder, recorded))
     if path is None:
         return Progress()
-    with engine.raising_together():
+    with engine.processes.raising_together():
         saved = read_manifest(path)
         _check_sharing(path, saved, engine)
         averages = path / "ema.safetensors"
@@ -98,16 +102,37 @@ def load_checkpoint(folder: Path, engine: Engine, recorded: int | None = None) -
             load_file(path / (engine.optimizer_file or "optimizer.safetensors")),
             load_file(averages) if averages.exists() else None,
         )
-        scaler = engine.accelerator.scaler
+        scaler = engine.processes.accelerator.scaler
         if scaler is not None and saved.get("grad_scaler"):
             scaler.load_state_dict(saved["grad_scaler"])
-        if engine.is_main_process:
+        if engine.processes.is_main_process:
             with _storing(path):
                 _make_room(folder)
                 _point_to(path, best=saved.get("best", False))
-    # Older code kept one sum for all processes, their mean.
-    sums = {name: each if isinstance(each, list) else [each] for name, each in saved["loss_sums"].items()}
-    return Progress(saved["epoch"], saved["step"], sums)
+    return Progress(saved["epoch"], saved["step"], saved["loss_sums"])
+
+
+def write_manifest(path: Path, content: dict[str, Any]) -> None:
+    """Write progress.json beside the files of a checkpoint, which are all there by now."""
+    content = content | {"sha256": {file.name: hash_file(file) for file in sorted(path.iterdir())}}
+    (path / MANIFEST).write_text(json.dumps(content | {"checksum": _hash(content)}, indent=2))
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What progress.json of one checkpoint says. Raises: OSError or ValueError unless its files are as written."""
+    content = json.loads((path / MANIFEST).read_text())
+    if not isinstance(content, dict) or not {"epoch", "step", "loss_sums"} <= content.keys():
+        raise ValueError(f"{MANIFEST} does not say how far the run was")
+    if content.pop("checksum", None) != _hash(content):
+        raise ValueError(f"{MANIFEST} is not as it was written")
+    for name, digest in content.get("sha256", {}).items():
+        if hash_file(path / name) != digest:
+            raise ValueError(f"{name} is not as it was written")
+    return content
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
@@ -115,9 +140,8 @@ def _storing(checkpoint: Path) -> Iterator[None]:
     """Raises: StorageError if the disk is full, or fails."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        why = isinstance(error, OSError) and error.strerror
-        raise StorageError(f"cannot write the checkpoint {checkpoint}: {why or error}") from error
+    except OSError as error:
+        raise StorageError(f"cannot write the checkpoint {checkpoint}: {error.strerror or error}") from error
 
 
 def _check_sharing(path: Path, saved: dict[str, Any], engine: Engine) -> None:
@@ -141,11 +165,11 @@ def _describe_sharing(engine: Engine) -> dict[str, int] | None:
     """Among whom the optimiser's state is split; None if it is not."""
     if engine.zero_stage is None:
         return None
-    return {"zero_stage": engine.zero_stage, "num_processes": engine.num_processes}
+    return {"zero_stage": engine.zero_stage, "num_processes": engine.processes.num_processes}
 
 
 def _describe_optimizer(engine: Engine) -> dict[str, Any]:
-    scaler = engine.accelerator.scaler
+    scaler = engine.processes.accelerator.scaler
     return {"sharing": _describe_sharing(engine), "grad_scaler": None if scaler is None else scaler.state_dict()}
 
 
@@ -174,14 +198,14 @@ def _make_room(folder: Path) -> None:
 def _finish(temporary: Path, final: Path, manifest: dict[str, Any]) -> None:
     write_manifest(temporary, manifest)
     for path in (temporary / MANIFEST, temporary):
-        _flush_to_disk(path)
+        flush_to_disk(path)
     if final.exists():
         if _holds(final, read_manifest(temporary)):  # whoever is interrupted twice at a step saves the same again
             shutil.rmtree(temporary)
             return
         _drop(final)
     temporary.rename(final)
-    _flush_to_disk(final.parent)
+    flush_to_disk(final.parent)
 
 
 def _holds(checkpoint: Path, manifest: dict[str, Any]) -> bool:
@@ -217,27 +241,49 @@ def _drop(checkpoint: Path) -> None:
     shutil.rmtree(gone)
 
 
-def _save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
-    _flush_to_disk(file)
-
-
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("epoch-*-step-*"), reverse=True)
 
 
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def names_to_keep(variant: Variant) -> set[str]:
+    """Names in the variant's state_dict of all that encoding and decoding need, BatchNorm's buffers included."""
+    kept = {*variant.decoding_modules(), *(m for name, m in variant.named_children() if name == "encoder")}
+    prefixes = tuple(f"{name}." if name else "" for name, module in variant.named_modules() if module in kept)
+    return {name for name in variant.state_dict() if name.startswith(prefixes) or "." not in name}
+
+
+def save_weights(folder: RunFolder, epoch: int, variant: Variant) -> None:
+    """Keep what encoding and decoding need, as the variant has it now, for evaluations to come. Raises: OSError."""
+    kept = names_to_keep(variant)
+    tensors = {name: tensor.cpu() for name, tensor in variant.state_dict().items() if name in kept}
+    path = folder.weights / f"epoch-{epoch:06d}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    with replacing_file(path) as temporary:
+        save_tensors(temporary, tensors, {"sha256": compute_sha256(tensors)})
+
+
+def find_weights(folder: RunFolder) -> dict[int, Path]:
+    """Where the weights of whole epochs lie, by epoch: files of `save_weights`, and checkpoints of an epoch's end."""
+    checkpoints = {int(path.name.split("-")[1]): path for path in folder.checkpoints.glob("epoch-*-step-000000")}
+    files = {int(path.stem.split("-")[1]): path for path in folder.weights.glob("epoch-*.safetensors")}
+    return checkpoints | files
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights that a run evaluates: of a checkpoint with the moving averages where it has them, or a kept file.
+
+    Raises: OSError, ValueError or SafetensorError if they are missing or damaged.
+    """
+    if path.is_file():
+        return read_entry(path)[0]
+    read_manifest(path)
+    averages = path / "ema.safetensors"
+    return load_file(path / "model.safetensors") | (load_file(averages) if averages.exists() else {})
 
 
 def find_checkpoint(checkpoints: Path, which: Which) -> Path:
     """The checkpoint that the link `best` or `latest` in a run's folder of checkpoints leads to.
 
-    A folder without these links was written by older code: both are then the newest checkpoint by name.
     Raises: InputError if there is no such checkpoint.
     """
     if which not in get_args(Which):
@@ -250,9 +296,6 @@ def find_checkpoint(checkpoints: Path, which: Which) -> Path:
         if not found.is_dir():
             raise InputError(f"{links[which]} leads to {found}, which is not there; try the other of best and latest")
         return found
-    newest = next(iter(_newest_first(checkpoints)), None)
-    if newest is None:
+    if not any(_newest_first(checkpoints)):
         raise InputError(f"{checkpoints} holds no checkpoint yet; the run saves one every `checkpoint_every` epochs")
-    if which == "best" and links:
-        raise InputError(f"no checkpoint in {checkpoints} has been evaluated yet; ask for the latest one")
-    return newest.resolve()
+    raise InputError(f"no checkpoint in {checkpoints} has been evaluated yet; ask for the latest one")

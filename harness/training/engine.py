@@ -31,24 +31,27 @@ from variants import Phase, Variant
 from variants.layers import Dropout
 
 
-class Engine(Processes):
-    """The processes with one variant under training. `step` runs its phases in order on one share of a global batch."""
+class Engine:
+    """One variant under training on the processes. `step` runs its phases in order on one share of a global batch."""
 
-    def __init__(self, accelerator: Accelerator, variant: Variant, config: RunConfig) -> None:
-        super().__init__(accelerator)
-        self.config, self.variant = config, variant
-        self.zero_stage = _zero_stage(accelerator)
+    def __init__(self, processes: Processes, variant: Variant, config: RunConfig) -> None:
+        self.processes, self.config, self.variant = processes, config, variant
+        self.zero_stage = _zero_stage(processes.accelerator)
         self.noise = GlobalNoise(
-            config.seed, self.rank, self.num_processes, self.device, parts=config.gradient_accumulation
+            config.seed,
+            self.processes.rank,
+            self.processes.num_processes,
+            self.processes.device,
+            parts=config.gradient_accumulation,
         )
         variant.noise = self.noise
-        variant.computing = partial(casting, config.mixed_precision, self.device)
-        if config.sync_batchnorm and self.num_processes > 1:
+        variant.computing = partial(casting, config.mixed_precision, self.processes.device)
+        if config.sync_batchnorm and self.processes.num_processes > 1:
             self._synchronise_batchnorm()
         for module in variant.modules():
             if isinstance(module, Dropout):
                 module.draw_mask = self.noise.mask
-        variant.to(self.device)
+        variant.to(self.processes.device)
         self._parameters = list(variant.parameters())
         self.phases = variant.phases()
         self._updates = {
@@ -67,7 +70,7 @@ class Engine(Processes):
         self._captured: CapturedStep | None = None
         if config.compile:
             compile_modules(module for phase in self.phases.values() for module in phase.updates)
-            if self.device.type == "cuda" and self.num_processes == 1 and self.zero_stage is None:
+            if self.processes.device.type == "cuda" and self.processes.num_processes == 1 and self.zero_stage is None:
                 self._captured = CapturedStep(self._run_phases, [self.noise.generator])
 
     def step(self, x: Tensor, step: int) -> dict[str, Tensor]:
@@ -76,13 +79,13 @@ class Engine(Processes):
         `step` counts from the start of the run; all randomness of the step follows from it.
         """
         self.noise.start_step(step)
-        self._seed_global_state(derive_seed(self.config.seed, "step", step, self.rank))
+        self._seed_global_state(derive_seed(self.config.seed, "step", step, self.processes.rank))
         return self._run_phases(x) if self._captured is None else self._captured(x)
 
     def _seed_global_state(self, seed: int) -> None:
         """What a user's own variant draws follows from the step too. (torch.manual_seed would take 1 % of the step.)"""
         torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
+        if self.processes.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
     def _run_phases(self, x: Tensor) -> dict[str, Tensor]:
@@ -106,10 +109,10 @@ class Engine(Processes):
         losses = []
         for part, x in enumerate(parts):
             self.noise.start_part(part)
-            with self.accelerator.accumulate(self._container):
+            with self.processes.accelerator.accumulate(self._container):
                 with rounding_products(self.config.mixed_precision):
                     loss = self._container(name, x)
-                    self.accelerator.backward(loss)
+                    self.processes.accelerator.backward(loss)
                 if part == len(parts) - 1 and self.zero_stage is None:
                     self._finish_gradients(name)
                 self._stepper.step()
@@ -119,15 +122,15 @@ class Engine(Processes):
 
     def _finish_gradients(self, name: str) -> None:
         """Average them over the processes, on all of which a phase has to reach the same parameters; clip them."""
-        if self.num_processes > 1:
+        if self.processes.num_processes > 1:
             gradients = [(p, p.grad) for p in self._updates[name] if p.grad is not None]
-            averages = torch.cat([gradient.flatten() for _, gradient in gradients]).div_(self.num_processes)
+            averages = torch.cat([gradient.flatten() for _, gradient in gradients]).div_(self.processes.num_processes)
             torch.distributed.all_reduce(averages)
             parts = averages.split([gradient.numel() for _, gradient in gradients])
             for (parameter, gradient), part in zip(gradients, parts, strict=True):
                 parameter.grad = part.view_as(gradient)
         if self.config.gradient_clipping is not None:
-            self.accelerator.clip_grad_norm_(self._updates[name], self.config.gradient_clipping)
+            self.processes.accelerator.clip_grad_norm_(self._updates[name], self.config.gradient_clipping)
 
     def synchronise_buffers(self) -> None:
         """Give every process the main process's BatchNorm statistics, which are those that a checkpoint keeps."""
@@ -136,7 +139,7 @@ class Engine(Processes):
     @torch.no_grad()
     def _share(self, tensors: Iterable[Tensor]) -> None:
         """The main process's, on every process."""
-        if self.num_processes > 1:
+        if self.processes.num_processes > 1:
             for tensor in tensors:
                 tensor.copy_(broadcast(tensor))  # pyright: ignore[reportArgumentType]
 
@@ -154,8 +157,8 @@ class Engine(Processes):
     def optimizer_file(self) -> str | None:
         """Where this process's optimiser state belongs in a checkpoint; None where another process writes it all."""
         if self.zero_stage is not None:
-            return f"optimizer-{self.rank}-of-{self.num_processes}.safetensors"
-        return "optimizer.safetensors" if self.is_main_process else None
+            return f"optimizer-{self.processes.rank}-of-{self.processes.num_processes}.safetensors"
+        return "optimizer.safetensors" if self.processes.is_main_process else None
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """The moments of each parameter, `<parameter>//<phase>/<moment>`; under ZeRO, of this process's partitions."""
@@ -196,11 +199,11 @@ class Engine(Processes):
     def _wrap(self) -> tuple[Any, Any]:
         """What runs the variant, and what steps the optimiser."""
         if self.zero_stage is None:
-            return self.variant, self.accelerator.prepare(self.optimizer)
-        return self.accelerator.prepare(self.variant, self.optimizer)
+            return self.variant, self.processes.accelerator.prepare(self.optimizer)
+        return self.processes.accelerator.prepare(self.variant, self.optimizer)
 
     def _synchronise_batchnorm(self) -> None:
-        if self.device.type != "cuda":
+        if self.processes.device.type != "cuda":
             raise InputError(
                 "sync_batchnorm = true needs GPUs: on CPUs BatchNorm sees each process's own share of a batch; "
                 "train on one process, or leave it off"

@@ -13,32 +13,31 @@ from typing import Any
 import torch
 
 from harness.data.sets import TrainingSet
-from harness.protocol import Protocol
 from harness.training.engine import Engine
 
 SNAPSHOT_COMMIT = "GIT_COMMIT"  # a copy of the code has its commit in this file, beside the packages
 PACKAGES = ("aaebench", "torch", "accelerate", "numpy")
 
 
-def describe_environment(engine: Engine, data: TrainingSet, protocol: Protocol) -> dict[str, Any]:
-    """What environment.json holds: commit, versions, hardware, processes, command, checksum of the data, protocol."""
-    gpu = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else None
+def describe_environment(engine: Engine, data: TrainingSet) -> dict[str, Any]:
+    """What environment.json holds: commit, versions, hardware, processes, command, checksum of the data."""
+    processes = engine.processes
+    gpu = torch.cuda.get_device_name(processes.device) if processes.device.type == "cuda" else None
     return {
         "started": time.time(),
         "git_commit": read_git_commit(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "hostname": socket.gethostname(),
-        "device": engine.device.type,
+        "device": processes.device.type,
         "gpu": gpu,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "num_processes": engine.num_processes,
-        "distributed_type": str(engine.accelerator.distributed_type),
+        "num_processes": processes.num_processes,
+        "distributed_type": str(processes.accelerator.distributed_type),
         "zero_stage": engine.zero_stage,
         "compiled": engine.config.compile,
         "command": sys.argv,
         "data_sha256": data.sha256,
-        "protocol": protocol.describe(),
     }
 
 

@@ -1,126 +1,218 @@
-"""One run from its newest checkpoint to its last epoch: training, evaluations, records, checkpoints."""
+"""The story of one run: from its configuration to its last record, resumed wherever it was left."""
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor
 
 from harness.config import RunConfig
 from harness.data.sets import TrainingSet
-from harness.errors import DivergedError, InputError, Interrupted, StorageError
+from harness.data.staging import load_training_set
+from harness.errors import DivergedError, InputError, Interrupted
 from harness.evaluation.evaluate import Evaluator
 from harness.evaluation.grids import save_samples
-from harness.evaluation.images import GeneratedImages, NumberedImages, Reconstructions
-from harness.evaluation.posterior import Posterior, compute_diagnostics, compute_posterior
-from harness.evaluation.samplers import CodeDistribution, build_prior, fit_codes
-from harness.launch.processes import explaining_lost_peers
-from harness.record import Record, RunFolder, State
+from harness.launch.processes import Processes, build_accelerator, explaining_lost_peers
+from harness.lock import owned
+from harness.protocol import Normalisation
+from harness.readings import is_measured, list_parts
+from harness.record import Record, RunFolder
 from harness.seeding import derive_seed
-from harness.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from harness.training.checkpoint import (
+    Progress,
+    find_weights,
+    load_checkpoint,
+    read_weights,
+    save_checkpoint,
+    save_weights,
+)
 from harness.training.engine import Engine
 from harness.training.environment import describe_environment
+from harness.training.evaluations import RunEvaluations
+from harness.training.feature_network import load_feature_network
+from harness.training.guard import check_folder, create_folder
 from harness.training.progress import TrainingProgress
+from harness.training.recorder import Recorder
 from harness.training.signals import NotedSignals
-from variants import AutoEncoder
+from variants import build
 
 AGREE_EVERY = 16  # steps between two agreements of several processes on whether to stop
 
 
-class Run:
-    """The training of one run."""
+def train(config: RunConfig, out: Path) -> RunFolder:
+    """Train and evaluate one run in its folder under `out`; a started run is resumed, a finished one left as it is.
+
+    A finished run that is asked for more epochs goes on from its end; one that is asked for other protocols, samplers
+    or sampling seeds is not trained, and what is missing is measured of the weights that it has kept.
+    Raises: InputError for anything that the user can mend, before anything is written; DivergedError, with the status
+        saying why; Interrupted after a signal, with everything saved; StorageError; PeerLostError.
+    """
+    folder = RunFolder(out / config.run_id)
+    check_folder(folder, config)
+    with ExitStack() as stack:
+        stack.enter_context(explaining_lost_peers())
+        processes = start_processes(config)
+        if processes.on_main(lambda: is_settled(folder, config)):
+            return folder
+        engine, data, evaluators = prepare(config, processes)
+        with processes.raising_together():
+            check_folder(folder, config)  # again, as preparing may have brought the data
+            if processes.is_main_process:
+                create_folder(folder, config)
+                stack.enter_context(owned(folder))
+        if not processes.on_main(lambda: is_settled(folder, config)):  # by another launch, while this one prepared
+            Training(config, folder, engine, data, evaluators).run()
+    return folder
+
+
+def is_settled(folder: RunFolder, config: RunConfig) -> bool:
+    """Whether a run needs neither training nor evaluation: it has the epochs, and all readings of the last of them."""
+    if not folder.is_done(config.epochs):
+        return False
+    is_last = folder.read_status()["epoch"] == config.epochs
+    parts = list_parts(config.samplers, config.sampling_seeds, reconstructions=is_last)
+    return all(is_measured(folder, protocol, config.image_size, config.epochs, parts) for protocol in config.protocol)
+
+
+def start_processes(config: RunConfig) -> Processes:
+    """Raises: InputError unless the launch is as the run needs it, the same run on all its processes."""
+    processes = Processes(
+        build_accelerator(config.mixed_precision, config.gradient_accumulation, config.gradient_clipping)
+    )
+    processes.require_same("run", config.run_id)
+    processes.require_same("budget", config.epochs)
+    return processes
+
+
+def prepare(config: RunConfig, processes: Processes | None = None) -> tuple[Engine, TrainingSet, list[Evaluator]]:
+    """Everything that can fail before anything is written; an evaluator for each protocol. Raises: InputError."""
+    processes = processes or start_processes(config)
+    parts = processes.num_processes * config.gradient_accumulation
+    if config.batch_size % parts:
+        each = f" in {config.gradient_accumulation} parts each" if config.gradient_accumulation > 1 else ""
+        raise InputError(
+            f"batch_size = {config.batch_size} cannot be shared equally by {processes.num_processes} processes{each};"
+            f" set it to a multiple of {parts}"
+        )
+    if config.batch_size == parts:
+        raise InputError(
+            f"batch_size = {config.batch_size} leaves one image for each of {parts} shares, and BatchNorm needs two; "
+            f"set it to {2 * parts} or more"
+        )
+    data = processes.main_first(
+        lambda: load_training_set(config.dataset, config.image_size, config.channels, config.max_images)
+    )
+    processes.require_same("data", data.sha256)
+    if config.batch_size > len(data):
+        raise InputError(
+            f"batch_size = {config.batch_size} is more than the {len(data)} images of {config.dataset}; "
+            f"set batch_size to {len(data)} or less"
+        )
+    set_seed(derive_seed(config.seed, "weights") % 2**32)
+    variant = build(config.variant, config.options, data.image_shape, config.latent_dim, config.architecture)
+    if variant.needs_feature_network:
+        variant.feature_network = processes.main_first(lambda: load_feature_network(config, processes.device))
+    engine = Engine(processes, variant, config)
+    data = data.to(processes.device)
+    return engine, data, [Evaluator(protocol, data, processes, config.max_images) for protocol in config.protocol]
+
+
+class Training:
+    """One run under way: its engine, its data, how it is evaluated, and what it writes."""
 
     def __init__(
-        self, config: RunConfig, folder: RunFolder, engine: Engine, data: TrainingSet, evaluator: Evaluator
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        engine: Engine,
+        data: TrainingSet,
+        evaluators: Sequence[Evaluator],
     ) -> None:
-        self.config, self.folder, self.engine, self.data, self.evaluator = config, folder, engine, data, evaluator
+        self.config, self.folder, self.engine, self.data = config, folder, engine, data
+        self.processes = engine.processes
         self.steps_per_epoch = data.steps_per_epoch(config.batch_size)
-        self.display = TrainingProgress(config, len(data), engine)
-        self.signals = NotedSignals(engine.num_processes)
+        self.display = TrainingProgress(config, len(data), self.processes)
+        self.signals = NotedSignals(self.processes.num_processes)
+        self.recorder = Recorder(folder, self.processes, config.epochs)
+        self.evaluations = RunEvaluations(config, folder, evaluators, self.recorder, self.after_batch)
+        self.normalisation: Normalisation = evaluators[0].reading.normalisation  # of the pictures
         self.best_fid = math.inf
-        self.interruptions = 0
         self.saved_at = time.monotonic()
 
     def run(self) -> None:
-        """Train from the newest checkpoint to the last epoch."""
-        records = self.engine.on_main(self.folder.read_records)
+        """Train from the newest checkpoint to the last epoch, and evaluate what is to be evaluated then."""
+        records = self.processes.on_main(self.folder.read_records)
         progress = load_checkpoint(self.folder.checkpoints, self.engine, records[-1]["epoch"] if records else -1)
-        records = [record for record in records if record["epoch"] <= progress.epoch]
-        recorded = [record["epoch"] for record in records]
+        recorded = [record["epoch"] for record in records if record["epoch"] <= progress.epoch]
         if recorded != list(range(progress.epoch + 1)) and (recorded or progress.epoch):
             raise InputError(f"{self.folder.path}/records.jsonl lacks epochs that were trained; remove the folder")
-        self.write("environment.json", lambda: self.start_launch(progress))
+        self.recorder.start(progress, describe_environment(self.engine, self.data))
         with self.signals:
             try:
                 with self.display, explaining_lost_peers():
-                    self.train(progress, records)
+                    self.train(progress, is_new=not recorded)
+                    self.evaluate_kept(progress)
             except Interrupted as interruption:
-                self.interruptions += 1
-                self.write_reason("queued", progress, f"interrupted by {interruption.signal_name}")
+                self.recorder.interruptions += 1
+                self.recorder.write_reason("queued", progress, f"interrupted by {interruption.signal_name}")
                 raise
             except Exception as error:
-                self.write_reason("failed", progress, f"{type(error).__name__}: {error}")
+                self.recorder.write_reason("failed", progress, f"{type(error).__name__}: {error}")
                 raise
-            self.write("status.json", lambda: self.write_status("done", progress))
+            self.recorder.write_status("done", progress)
 
-    def start_launch(self, progress: Progress) -> None:
-        """Cut the records back to the checkpoint, and record where and with what this launch runs."""
-        previous = self.folder.read_status()
-        # A status that still says `running` is that of a launch which was killed.
-        self.interruptions = previous.get("interruptions", 0) + (previous["state"] == "running")
-        self.folder.remove_leftovers()
-        self.folder.keep_records(through_epoch=progress.epoch)
-        environment = describe_environment(self.engine, self.data, self.evaluator.protocol)
-        launches = [*self.folder.read_environment().get("launches", []), {**environment, "epoch": progress.epoch}]
-        self.folder.write_environment({"run_id": self.config.run_id, **environment, "launches": launches})
-        self.write_status("running", progress)
-
-    def train(self, progress: Progress, records: list[Record]) -> None:
-        """Go on from `progress`; `records` are those up to it."""
-        self.best_fid = min((r["eval/fid"] for r in records[1:] if "eval/fid" in r), default=math.inf)
-        if not records:
-            self.record({"epoch": 0, "images_seen": 0, **self.evaluate(0), **self.evaluator.floor()})
+    def train(self, progress: Progress, *, is_new: bool) -> None:
+        """Go on from `progress` to the last epoch."""
+        self.best_fid = self.evaluations.read_best_fid(progress.epoch)
+        if is_new:
+            self.evaluate(0)
+            self.recorder.record({"epoch": 0, "images_seen": 0})
         while progress.epoch < self.config.epochs:
             record = self.train_epoch(progress)
             epoch = record["epoch"]
             last = epoch == self.config.epochs
+            measured: Record = {}
             if last or epoch % self.config.eval_every == 0:
                 try:
-                    record |= self.evaluate(epoch)
+                    measured = self.evaluate(epoch)
                 except Interrupted:
                     self.save(progress)  # the epoch as trained and not yet recorded
                     raise
-            self.record(record)
+            self.recorder.record(record)
             progress.epoch, progress.step, progress.loss_sums = epoch, 0, {}
-            self.display.show_epoch(record)
-            best = record.get("eval/fid", math.inf) < self.best_fid
+            self.display.show_epoch(record | measured)
+            fid = measured.get("eval/fid", math.inf)
+            best = fid < self.best_fid
             if last or best or epoch % self.config.checkpoint_every == 0:
                 self.save(progress, best=best)
-            if best:
-                self.best_fid = record["eval/fid"]
-            self.write("status.json", lambda: self.write_status("running", progress))
+            self.best_fid = min(self.best_fid, fid)
+            self.recorder.write_status("running", progress)
 
     def train_epoch(self, progress: Progress) -> Record:
         """One epoch, or what is left of it; `progress` then stands at its last step.
 
         Returns: the epoch's record with the mean of each loss over its steps.
         """
-        config, engine = self.config, self.engine
+        config, engine, processes = self.config, self.engine, self.processes
         sums = {
             name: torch.tensor(
-                progress.loss_sum(name, engine.rank, engine.num_processes), dtype=torch.float64, device=engine.device
+                progress.loss_sum(name, processes.rank, processes.num_processes),
+                dtype=torch.float64,
+                device=processes.device,
             )
             for name in engine.phases
         }
         started, steps_before, saving = time.perf_counter(), progress.step, 0.0
         batches = self.data.epoch(
-            config.seed, progress.epoch, config.batch_size, engine.rank, engine.num_processes, start=progress.step
+            config.seed, progress.epoch, config.batch_size, processes.rank, processes.num_processes, progress.step
         )
         for indices in batches:
-            x = self.data.batch(indices, engine.device)
+            x = self.data.batch(indices, processes.device)
             losses = engine.step(x, progress.epoch * self.steps_per_epoch + progress.step)
             for name, loss in losses.items():
                 sums[name] += loss
@@ -137,14 +229,13 @@ class Run:
                 raise self.signals.interruption()
         progress.loss_sums = self.finite_sums(sums, progress)
         seconds = time.perf_counter() - started - saving
-        epoch = progress.epoch + 1
         timing: Record = {}
         if trained := progress.step - steps_before:  # by this launch: none where it resumed after the last step
             timing["time/images_per_second"] = trained * config.batch_size / seconds
             timing["time/epoch_seconds"] = seconds / trained * self.steps_per_epoch
         return {
-            "epoch": epoch,
-            "images_seen": epoch * self.steps_per_epoch * config.batch_size,
+            "epoch": progress.epoch + 1,
+            "images_seen": self.count_images(progress.epoch + 1),
             **{
                 f"loss/{name}": math.fsum(each) / len(each) / self.steps_per_epoch
                 for name, each in progress.loss_sums.items()
@@ -152,9 +243,13 @@ class Run:
             **timing,
         }
 
+    def count_images(self, epoch: int) -> int:
+        """Training images seen by the end of an epoch."""
+        return epoch * self.steps_per_epoch * self.config.batch_size
+
     def finite_sums(self, sums: dict[str, Tensor], progress: Progress) -> dict[str, list[float]]:
         """Each loss's sums over the steps, one for each process. Raises: DivergedError if one is not finite."""
-        of_ranks = self.engine.concatenate(torch.stack([*sums.values()])[None])
+        of_ranks = self.processes.concatenate(torch.stack([*sums.values()])[None])
         values: dict[str, list[float]] = dict(zip(sums, of_ranks.T.tolist(), strict=True))
         for name, each in values.items():
             if not math.isfinite(sum(each)):
@@ -163,83 +258,55 @@ class Run:
                 )
         return values
 
-    def after_batch(self, done: int) -> None:
-        """Between batches of an evaluation, which can take seconds each."""
-        self.display.show_evaluation(done, self.evaluator.protocol.n_fake)
-        if self.engine.agree(bool(self.signals))[0]:
-            raise self.signals.interruption()
-
     def evaluate(self, epoch: int) -> Record:
-        with self.engine.evaluating():
-            return self.evaluate_weights(epoch)
+        """An epoch that is to be evaluated, now or later: its picture, its weights where they are kept, its scores.
 
-    def evaluate_weights(self, epoch: int) -> Record:
-        started = time.perf_counter()
-        engine = self.engine
+        Returns: what was measured of it under the first protocol.
+        """
+        engine, variant = self.engine, self.engine.variant
         engine.synchronise_buffers()
-        posterior = compute_posterior(engine.variant, self.data, self.evaluator.protocol, self.config.seed, engine)
-        values: Record = {}
-        for sampler, images in self.build_images(posterior, last=epoch == self.config.epochs):
-            values |= self.evaluator.evaluate(sampler, images, self.after_batch)
-        for number in range(1, self.config.sampling_seeds):
-            images = self.build_samples(
-                build_prior(self.config.latent_dim), derive_seed(self.config.seed, "samples", number)
+        with engine.evaluating():
+            name = f"samples/epoch-{epoch:06d}.png"
+            self.recorder.write(
+                name, lambda: save_samples(self.folder.path / name, variant, self.normalisation, self.config.seed)
             )
-            values |= self.evaluator.evaluate("prior", images, self.after_batch, sampling_seed=number)
-        if posterior is None:
-            values["posterior/collapse"] = "no posterior"
-        else:
-            values |= compute_diagnostics(posterior.mu, posterior.sigma)
-            values["posterior/reconstruction_l1"] = posterior.reconstruction_l1.mean().item()
-        name, normalisation = f"samples/epoch-{epoch:06d}.png", self.evaluator.protocol.normalisation
-        self.write(name, lambda: save_samples(self.folder.path / name, engine.variant, normalisation, self.config.seed))
-        return {**values, "time/evaluation_seconds": time.perf_counter() - started}
+            if self.config.keeps_weights:
+                self.recorder.write("weights", lambda: save_weights(self.folder, epoch, variant))
+            if self.config.eval_when == "after":
+                return {}
+            last = epoch == self.config.epochs
+            return self.evaluations.evaluate(variant, epoch, self.count_images(epoch), last=last)
 
-    def build_images(self, posterior: Posterior | None, last: bool) -> Iterator[tuple[str, NumberedImages]]:
-        """What is scored: each sampler's images, and at the end, once, reconstructions."""
-        variant, protocol, seed = self.engine.variant, self.evaluator.protocol, self.config.seed
-        for sampler in self.config.samplers:
-            codes = build_prior(self.config.latent_dim)
-            if sampler != "prior" and posterior is not None:
-                codes = fit_codes(sampler, posterior.mu, posterior.sigma, seed)
-            yield sampler, self.build_samples(codes, seed)
-        if last and isinstance(variant, AutoEncoder):
-            yield "reconstruction", Reconstructions(variant, self.data, protocol, seed, self.engine.device)
+    def evaluate_kept(self, progress: Progress) -> None:
+        """Evaluate the epochs that are due and whose weights are kept: evaluations that wait for the end, and protocols
+        that were asked for after it.
+        """
+        variant = self.engine.variant
+        kept = self.processes.on_main(lambda: find_weights(self.folder))
+        for epoch in sorted(kept):
+            last = epoch == progress.epoch
+            due = last or epoch % self.config.eval_every == 0
+            if not due or not self.evaluations.lacks(variant, epoch, last=last):
+                continue
+            with self.engine.evaluating():
+                with self.processes.raising_together():
+                    variant.load_state_dict(read_weights(kept[epoch]), strict=False)
+                measured = self.evaluations.evaluate(variant, epoch, self.count_images(epoch), last=last)
+            self.display.show_epoch({"epoch": epoch} | measured)
 
-    def build_samples(self, codes: CodeDistribution, seed: int) -> NumberedImages:
-        return GeneratedImages(self.engine.variant, codes, self.evaluator.protocol, seed, self.engine.device)
+    def after_batch(self, done: int, n: int) -> None:
+        """Between batches of an evaluation, which can take seconds each."""
+        self.display.show_evaluation(done, n)
+        if self.processes.agree(bool(self.signals))[0]:
+            raise self.signals.interruption()
 
     def save(self, progress: Progress, *, best: bool = False) -> None:
         save_checkpoint(self.folder.checkpoints, progress, self.engine, self.config.keep_checkpoints, best=best)
         self.saved_at = time.monotonic()
 
-    def record(self, record: Record) -> None:
-        self.write("records.jsonl", lambda: self.folder.append_record(record))
-
-    def write_status(self, state: State, progress: Progress, **details: object) -> None:
-        details |= {"epoch": progress.epoch, "epochs": self.config.epochs, "interruptions": self.interruptions}
-        self.folder.write_status(state, **details)
-
-    def write_reason(self, state: State, progress: Progress, reason: str) -> None:
-        """Why this run ends early. It asks no other process, as they may be gone."""
-        if self.engine.is_main_process:
-            with suppress(OSError):  # of a full disk the error itself says more
-                self.write_status(state, progress, reason=reason)
-
-    def write(self, name: str, write: Callable[[], None]) -> None:
-        """What the main process writes in the run's folder. Raises: StorageError, on every process, where it cannot."""
-
-        def store() -> None:
-            try:
-                write()
-            except OSError as error:
-                raise StorageError(f"cannot write {self.folder.path / name}: {error.strerror or error}") from error
-
-        self.engine.on_main(store)
-
     def decide(self, step: int) -> tuple[bool, ...]:
         """After a step of an epoch: whether to stop, and whether to save. All processes decide alike."""
-        if self.engine.num_processes > 1 and step % AGREE_EVERY and step < self.steps_per_epoch:
+        if self.processes.num_processes > 1 and step % AGREE_EVERY and step < self.steps_per_epoch:
             return False, False
         due = time.monotonic() - self.saved_at > self.config.checkpoint_minutes * 60
-        return self.engine.agree(bool(self.signals), due and step < self.steps_per_epoch)
+        return self.processes.agree(bool(self.signals), due and step < self.steps_per_epoch)

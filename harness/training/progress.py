@@ -6,10 +6,10 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from harness.config import RunConfig
+from harness.launch.processes import Processes
 from harness.record import Record
 from harness.terminal import console
 from harness.training.checkpoint import Progress as TrainedSoFar
-from harness.training.engine import Engine
 
 REFRESH_SECONDS = 0.5  # reading a loss waits for the device, so it is read this often and no more
 
@@ -17,8 +17,8 @@ REFRESH_SECONDS = 0.5  # reading a loss waits for the device, so it is read this
 class TrainingProgress:
     """Shows epochs, losses and images/s. Only the main process shows anything."""
 
-    def __init__(self, config: RunConfig, n_images: int, engine: Engine) -> None:
-        self.config, self.enabled = config, engine.is_main_process
+    def __init__(self, config: RunConfig, n_images: int, processes: Processes) -> None:
+        self.config, self.enabled = config, processes.is_main_process
         self.steps_per_epoch = n_images // config.batch_size
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -67,7 +67,9 @@ class TrainingProgress:
         if "time/images_per_second" in record:
             shown += [f"{record['time/images_per_second']:.0f} images/s"]
         if "eval/fid" in record:
-            shown += [f"FID {record['eval/fid']:.2f}", f"IS {record['eval/inception_score']:.3f}"]
+            shown += [f"FID {record['eval/fid']:.2f}"]
+        if "eval/inception_score" in record:
+            shown += [f"IS {record['eval/inception_score']:.3f}"]
         if "posterior/sigma_mean" in record:
             shown += [f"sigma {record['posterior/sigma_mean']:.3f}"]
         if "eval/fid" in record or not console.is_terminal:
