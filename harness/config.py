@@ -130,6 +130,8 @@ class RunConfig(BaseModel):
     def _hash_feature_weights(cls, fields: Any) -> Any:
         """The network that dfc_vae compares with counts by its content, not by where it lies."""
         named = fields.get("feature_weights")
+        if named is None and fields.get("feature_sha256") is not None:
+            raise ValueError("feature_sha256 follows from feature_weights; name the file")
         if not isinstance(named, (str, Path)) or not Path(named).is_file():
             return fields
         digest = hash_file(Path(named))
@@ -187,6 +189,13 @@ class RunConfig(BaseModel):
         if samplers != ("prior",) and not issubclass(load_variant(variant), AutoEncoder):
             raise ValueError(f"{variant} has no posterior to fit a sampler to; leave samplers at [prior]")
         return samplers
+
+    @model_validator(mode="after")
+    def _leave_them_to_the_protocols(self) -> "RunConfig":
+        """The settings of protocols are theirs now: one configuration in two spellings is one configuration."""
+        for name in OF_THE_PROTOCOL:
+            object.__setattr__(self, name, None)
+        return self
 
     @property
     def keeps_weights(self) -> bool:

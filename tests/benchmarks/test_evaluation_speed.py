@@ -60,8 +60,8 @@ def inception_sized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_evaluation_is_nearly_all_forward_pass(inception_sized: Path) -> None:
     fields = {"extractor": "inception", "extractor_weights": inception_sized, "max_images": 384, "batch_size": 64}
-    _, _, evaluator = prepare(build_config(fields))
-    variant, spent = evaluator.engine.variant, 0.0
+    engine, _, (evaluator,) = prepare(build_config(fields))
+    variant, spent = engine.variant, 0.0
     forward = evaluator.extractor._extract
 
     def timed(pixels: Tensor) -> Any:
@@ -72,8 +72,8 @@ def test_an_evaluation_is_nearly_all_forward_pass(inception_sized: Path) -> None
         return result
 
     evaluator.extractor._extract = timed
-    images = GeneratedImages(variant, build_prior(variant.latent_dim), evaluator.protocol, 0, CPU)
-    whole = seconds(lambda: evaluator.evaluate("prior", images))
+    images = GeneratedImages(variant, build_prior(variant.latent_dim), evaluator.reading, 0, CPU)
+    whole = seconds(lambda: evaluator.score(images))
     around = (whole - spent) / whole
     print(f"\naround the forward pass of 384 images: {100 * around:.1f} % of an evaluation of {whole:.1f} s")
     assert around <= 0.10
@@ -149,10 +149,10 @@ from harness.evaluation.images import GeneratedImages
 from harness.evaluation.samplers import build_prior
 from harness.train import prepare
 n = int(sys.argv[1])
-_, _, evaluator = prepare(build_config({"extractor": "domain", "n_fake": n, "protocol": "clean"}))
-variant = evaluator.engine.variant
-images = GeneratedImages(variant, build_prior(10), evaluator.protocol, 0, torch.device("cpu"))
-evaluator.evaluate("prior", images)
+engine, _, (evaluator,) = prepare(build_config({"extractor": "domain", "n_fake": n, "protocol": "clean"}))
+variant = engine.variant
+images = GeneratedImages(variant, build_prior(10), evaluator.reading, 0, torch.device("cpu"))
+evaluator.score(images)
 print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 """
 

@@ -38,7 +38,7 @@ def test_convolutions_with_channels_last() -> None:
     batches = list(data.epoch(0, 0, 64, 0, 1))
 
     def channels_last(number: int) -> None:
-        x = data.batch(batches[number % len(batches)], engine.device)
+        x = data.batch(batches[number % len(batches)], engine.processes.device)
         engine.step(x.contiguous(memory_format=torch.channels_last), number)
 
     ratio = measure_in_turns(channels_last, plain, turns=16)
@@ -56,7 +56,7 @@ def test_a_checkpoint_every_epoch_costs_less_than_two_percent(tmp_path_factory: 
 
     def train_sixteen_steps(number: int) -> None:
         for step, indices in enumerate(batches):
-            engine.step(data.batch(indices, engine.device), number * 16 + step)
+            engine.step(data.batch(indices, engine.processes.device), number * 16 + step)
 
     ratio = measure_in_turns(
         lambda number: save_checkpoint(folder, Progress(number), engine), train_sixteen_steps, turns=12

@@ -99,7 +99,7 @@ def harness_step(variant: str = "aae", **fields: Any) -> Callable[[int], None]:
     batches = list(data.epoch(0, 0, config.batch_size, rank=0, num_processes=1))
 
     def step(number: int) -> None:
-        engine.step(data.batch(batches[number % len(batches)], engine.device), number)
+        engine.step(data.batch(batches[number % len(batches)], engine.processes.device), number)
 
     return step
 
@@ -152,7 +152,7 @@ class SeparateAdams:
 def test_one_optimiser_for_all_phases_costs_no_more_than_separate_ones() -> None:
     """Why plain training has no path of its own: see harness/training/optimizer.py."""
     separate, (engine, data, _) = SeparateAdams("aae"), prepare(benchmark_config("aae"))
-    batches = [data.batch(indices, engine.device) for indices in data.epoch(0, 0, BATCH_SIZE, 0, 1)]
+    batches = [data.batch(indices, engine.processes.device) for indices in data.epoch(0, 0, BATCH_SIZE, 0, 1)]
     ratio = measure_in_turns(
         lambda number: void(engine.step(batches[number % len(batches)], number)),
         lambda number: separate.step(batches[number % len(batches)]),

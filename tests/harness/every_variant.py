@@ -44,19 +44,21 @@ if __name__ == "__main__":
         config = build_config(fields | changed)
         engine, data, _ = prepare(config)
         history = []
-        for step, indices in enumerate(data.epoch(0, 0, config.batch_size, engine.rank, engine.num_processes)):
-            losses = engine.step(data.batch(indices, engine.device), step)
+        for step, indices in enumerate(
+            data.epoch(0, 0, config.batch_size, engine.processes.rank, engine.processes.num_processes)
+        ):
+            losses = engine.step(data.batch(indices, engine.processes.device), step)
             assert all(loss.isfinite() for loss in losses.values()), name
-            history.append(engine.sum(torch.stack(list(losses.values()))) / engine.num_processes)
+            history.append(engine.processes.sum(torch.stack(list(losses.values()))) / engine.processes.num_processes)
         assert len(history) == STEPS, "every rank has the same number of steps"
         shifts = set(find_normalised_shifts(engine.variant))
         parameters = {k: p.detach().clone() for k, p in engine.variant.named_parameters() if k not in shifts}
         ranks = gather(torch.cat([p.flatten() for p in parameters.values()])[None])
         assert isinstance(ranks, torch.Tensor)
-        assert len(ranks) == engine.num_processes
+        assert len(ranks) == engine.processes.num_processes
         assert all(torch.equal(ranks[0], other) for other in ranks), f"the ranks of {name} have drifted apart"
         results[name] = {"losses": torch.stack(history), "parameters": parameters}
-        if engine.is_main_process:
-            print(f"{name}: {engine.num_processes} {engine.zero_stage}")
+        if engine.processes.is_main_process:
+            print(f"{name}: {engine.processes.num_processes} {engine.zero_stage}")
     if PartialState().is_main_process and len(sys.argv) > 1:
         torch.save(results, sys.argv[1])

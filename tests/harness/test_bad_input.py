@@ -11,7 +11,7 @@ from harness.commands import call
 from harness.data.staging import stage_dataset
 from harness.evaluation.classifier import SHIPPED
 from tests.harness.data.test_staging import write_images
-from tests.harness.test_train import SHORT, only_folder, run
+from tests.harness.test_train import SHORT, evaluated, only_folder, run
 from tests.harness.trained import listing
 
 
@@ -149,6 +149,6 @@ class TestImageFolders:
         weights = SHIPPED / "domain-digits.safetensors"
         arguments = ("--dataset", "faces", "--image-size", "64", "--epochs", "1", "--batch-size", "20")
         assert run(tmp_path / "runs", *arguments, "--extractor", "domain", "--set", f"extractor_weights={weights}") == 0
-        record = only_folder(tmp_path / "runs").read_records()[-1]
-        assert record["eval/n_real"] == 40
-        assert record["eval/fid"] > 0
+        (evaluation,) = only_folder(tmp_path / "runs").find_evaluations()
+        assert evaluation.read_protocol()["n_real"] == 40
+        assert evaluated(only_folder(tmp_path / "runs"), 1)["eval/fid"] > 0

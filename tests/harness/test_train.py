@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from aaebench import app
 from harness.commands import call
-from harness.record import RunFolder, find_run_folders
+from harness.readings import read_epoch
+from harness.record import RunFolder, find_run_folders, key_of
 
 SHORT = ("--config", "tests/harness/short.yaml")
 ROOT = Path(__file__).parent.parent.parent
@@ -50,9 +51,18 @@ def wait_for_epoch(out: Path, epoch: int) -> None:
 
 
 def untimed(folder: RunFolder) -> list[dict[str, Any]]:
+    """All that was recorded, the lines of evaluations too, in one order whenever they were made."""
+    measured = [line for evaluation in folder.find_evaluations() for line in sorted(evaluation.read(), key=key_of)]
     return [
-        {key: value for key, value in record.items() if not key.startswith("time/")} for record in folder.read_records()
+        {key: value for key, value in record.items() if not key.startswith("time/")}
+        for record in (*folder.read_records(), *measured)
     ]
+
+
+def evaluated(folder: RunFolder, epoch: int) -> dict[str, Any]:
+    """What the run's only evaluation says of one epoch."""
+    (evaluation,) = folder.find_evaluations()
+    return read_epoch(folder, evaluation.protocol_id, epoch)
 
 
 def final_weights(folder: RunFolder) -> dict[str, Any]:
@@ -75,14 +85,20 @@ class TestARun:
     def test_its_records(self, uninterrupted: RunFolder) -> None:
         records = uninterrupted.read_records()
         assert [record["epoch"] for record in records] == list(range(9))
-        assert [record["epoch"] for record in records if "eval/fid" in record] == [0, 2, 4, 6, 8]
+        (evaluation,) = uninterrupted.find_evaluations()
+        assert evaluation.protocol_id.startswith("paper-")
+        lines = evaluation.read()
+        assert [line["epoch"] for line in lines if line.get("sampler") == "prior"] == [0, 2, 4, 6, 8]
+        assert [line["epoch"] for line in lines if "sampler" not in line] == [0, 2, 4, 6, 8]
+        assert [line["epoch"] for line in lines if line.get("sampler") == "reconstruction"] == [8]
         assert records[3]["images_seen"] == 3 * 320
         last = records[-1]
         for key in ("loss/reconstruction", "loss/discriminator", "loss/adversary", "time/images_per_second"):
             assert last[key] > 0
-        assert last["eval/fid"] < records[0]["eval/fid"] / 2
-        assert last["eval/protocol_id"].startswith("paper-")
-        assert len(last["posterior/sigma_mean_per_dim"]) == 10
+        measured = evaluated(uninterrupted, 8)
+        assert measured["eval/fid"] < evaluated(uninterrupted, 0)["eval/fid"] / 2
+        assert measured["images_seen"] == last["images_seen"]
+        assert len(measured["posterior/sigma_mean_per_dim"]) == 10
 
     def test_its_other_files(self, uninterrupted: RunFolder) -> None:
         assert uninterrupted.read_status()["state"] == "done"

@@ -13,6 +13,7 @@ from harness.evaluation.normalisation import evaluation_mode
 from harness.record import RunFolder
 from harness.train import prepare
 from harness.training.checkpoint import Progress, save_checkpoint
+from harness.training.engine import Engine
 from variants import AutoEncoder, Variant
 
 
@@ -20,17 +21,17 @@ def command(*arguments: str) -> int:
     return call(lambda: app([*arguments], result_action="return_value"))
 
 
-def train_briefly(out: Path, **fields: Any) -> tuple[RunFolder, Evaluator]:
-    """Three steps of a variant, checkpointed in its run folder; and its evaluator, whose engine holds the variant."""
+def train_briefly(out: Path, **fields: Any) -> tuple[RunFolder, Engine, Evaluator]:
+    """Three steps of a variant, checkpointed in its run folder; the engine that holds it, and its evaluator."""
     given = {"preset": "demo", "batch_size": 32, "max_images": 128, **fields}
     config = build_config(given)
-    engine, data, evaluator = prepare(config)
+    engine, data, (evaluator,) = prepare(config)
     for step, indices in zip(range(3), data.epoch(0, 0, 32, 0, 1), strict=False):
-        engine.step(data.batch(indices, engine.device), step)
+        engine.step(data.batch(indices, engine.processes.device), step)
     folder = RunFolder(out / config.run_id)
     folder.create(config.model_dump(mode="json"))
     save_checkpoint(folder.checkpoints, Progress(0, 3), engine, best=True)
-    return folder, evaluator
+    return folder, engine, evaluator
 
 
 def outputs(variant: Variant) -> list[torch.Tensor]:

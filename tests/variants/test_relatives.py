@@ -86,8 +86,8 @@ class TestGAN:
     def test_it_has_no_posterior_and_says_so(self) -> None:
         assert not [name for name, _ in build_seeded("gan").named_children() if name == "encoder"]
         config = build_config({"preset": "demo", "variant": "gan", "max_images": 256})
-        engine, data, evaluator = prepare(config)
-        assert compute_posterior(engine.variant, data, evaluator.protocol, engine.config.seed, engine) is None
+        engine, data, (evaluator,) = prepare(config)
+        assert compute_posterior(engine.variant, data, evaluator.reading, engine.config.seed, engine.processes) is None
 
 
 class TestVAEGAN:
@@ -229,15 +229,15 @@ def train_noise_shares(options: dict[str, Any]) -> tuple[float, float]:
     """The noise share of the AAE with these options, before and after a short training on the digits."""
     fields = {"preset": "demo", "batch_size": 64, "epochs": 4, "max_images": 1024, "options": options}
     config = build_config(fields)
-    engine, data, evaluator = prepare(config)
+    engine, data, (evaluator,) = prepare(config)
     shares: list[Any] = []
     for epoch in range(config.epochs + 1):
         if epoch in (0, config.epochs):
-            posterior = compute_posterior(engine.variant, data, evaluator.protocol, engine.config.seed, engine)
+            posterior = compute_posterior(engine.variant, data, evaluator.reading, engine.config.seed, engine.processes)
             assert posterior is not None
             shares.append(compute_diagnostics(posterior.mu, posterior.sigma)["posterior/noise_share"])
         for step, indices in enumerate(data.epoch(0, epoch, config.batch_size, 0, 1)):
-            engine.step(data.batch(indices, engine.device), 16 * epoch + step)
+            engine.step(data.batch(indices, engine.processes.device), 16 * epoch + step)
     return shares[0], shares[1]
 
 
@@ -288,12 +288,12 @@ class TestRemedies:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_two_epochs_on_the_digits_improve_fid(name: str) -> None:
     config = build_config({"dataset": "digits", "extractor": "domain", "variant": name, "batch_size": 32, "epochs": 2})
-    engine, data, evaluator = prepare(config)
-    images, step = GeneratedImages(engine.variant, build_prior(Z), evaluator.protocol, 0, engine.device), 0
-    before: Any = evaluator.evaluate("prior", images)["eval/fid"]
+    engine, data, (evaluator,) = prepare(config)
+    images, step = GeneratedImages(engine.variant, build_prior(Z), evaluator.reading, 0, engine.processes.device), 0
+    before: Any = evaluator.score(images)["fid"]
     for epoch in range(config.epochs):
         for indices in data.epoch(0, epoch, config.batch_size, 0, 1):
-            engine.step(data.batch(indices, engine.device), step)
+            engine.step(data.batch(indices, engine.processes.device), step)
             step += 1
-    after: Any = evaluator.evaluate("prior", images)["eval/fid"]
+    after: Any = evaluator.score(images)["fid"]
     assert after < before

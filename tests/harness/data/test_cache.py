@@ -157,10 +157,10 @@ class TestFaults:
         self, empty_cache: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         config = build_config({"extractor": "domain", "max_images": 200, "batch_size": 64})
-        whole = prepare(config)[2].reference
+        whole = prepare(config)[2][0].reference
         (file,) = (empty_cache / "statistics").glob("*.safetensors")
         file.write_bytes(file.read_bytes()[:-1000])
-        again = prepare(config)[2].reference
+        again = prepare(config)[2][0].reference
         assert whole is not None
         assert again is not None
         assert torch.equal(whole.moments.covariance, again.moments.covariance)

@@ -14,6 +14,8 @@ from harness.evaluation.evaluate import Evaluator
 from harness.evaluation.images import GeneratedImages, PreparedImages, Reconstructions, draw_codes, to_pixels
 from harness.evaluation.normalisation import batch_sizes, evaluation_mode
 from harness.evaluation.samplers import build_prior
+from harness.readings import list_parts
+from harness.record import key_of
 from harness.train import prepare
 from variants import AutoEncoder
 
@@ -21,14 +23,16 @@ CPU = torch.device("cpu")
 
 
 def prepare_run(**fields: Any) -> tuple[Any, TrainingSet, Evaluator]:
+    """A fresh variant, its data, and what scores it."""
     base = {"dataset": "digits", "extractor": "domain", "max_images": 600, "batch_size": 64}
-    return prepare(build_config({**base, **fields}))
+    engine, data, (evaluator,) = prepare(build_config({**base, **fields}))
+    return engine.variant, data, evaluator
 
 
-def score(evaluator: Evaluator) -> dict[str, Any]:
-    variant = evaluator.engine.variant
-    images = GeneratedImages(variant, build_prior(variant.latent_dim), evaluator.protocol, 0, CPU)
-    return evaluator.evaluate("prior", images)
+def score(prepared: tuple[Any, TrainingSet, Evaluator]) -> dict[str, Any]:
+    variant, _, evaluator = prepared
+    (line,) = evaluator.evaluate(variant, 0, [("prior", 0)])
+    return line
 
 
 def test_quantisation_is_that_of_a_saved_png() -> None:
@@ -77,42 +81,53 @@ class TestEvaluationMode:
 
 
 class TestEvaluator:
-    def test_scores_repeat_and_carry_their_protocol(self) -> None:
-        evaluator = prepare_run(n_fake=500)[2]
-        first, second = score(evaluator), score(evaluator)
+    def test_scores_repeat(self) -> None:
+        prepared = prepare_run(n_fake=500)
+        first, second = score(prepared), score(prepared)
         for name, value in first.items():
             # Threads may share the work otherwise the second time, and add in another order.
-            assert second[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
-        assert first["eval/protocol_id"] == evaluator.protocol.id
-        assert (first["eval/n_real"], first["eval/n_fake"], first["eval/sampler"]) == (600, 500, "prior")
+            same = pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
+            assert second[name] == same or name.startswith("time/"), name
+        reading = prepared[2].reading
+        assert (reading.n_real, reading.n_fake, first["sampler"]) == (600, 500, "prior")
         names = "fid kid kid_stderr inception_score inception_score_10 precision recall density coverage"
         assert {f"eval/{name}" for name in names.split()} <= first.keys()
 
+    def test_every_part_has_a_line_of_its_own(self) -> None:
+        variant, _, evaluator = prepare_run(n_fake=200)
+        parts = list_parts(("prior", "gaussian"), 2, reconstructions=True)
+        lines = evaluator.evaluate(variant, 0, parts)
+        assert [key_of({"epoch": 7, **line})[1:] for line in lines] == parts
+        assert parts == [("", 0), ("prior", 0), ("gaussian", 0), ("reconstruction", 0), ("prior", 1)]
+        again = evaluator.evaluate(variant, 0, [("prior", 1)])[0]
+        assert again["eval/fid"] == pytest.approx(lines[-1]["eval/fid"], rel=1e-6)
+        assert again["eval/fid"] != lines[1]["eval/fid"]
+
     def test_fid_infinity_needs_twelve_images_a_feature(self) -> None:
-        assert "eval/fid_infinity" not in score(prepare_run(n_fake=12 * 128 - 1)[2])
-        scores = score(prepare_run(n_fake=12 * 128)[2])
+        assert "eval/fid_infinity" not in score(prepare_run(n_fake=12 * 128 - 1))
+        scores = score(prepare_run(n_fake=12 * 128))
         assert 0 < scores["eval/fid_infinity"] < scores["eval/fid"]
 
     def test_paper_and_clean_are_different_quantities(self) -> None:
-        paper, clean = (score(prepare_run(protocol=name)[2]) for name in ("paper", "clean"))
-        assert paper["eval/protocol_id"] != clean["eval/protocol_id"]
-        assert paper["eval/fid"] != clean["eval/fid"]
+        paper, clean = (prepare_run(protocol=name) for name in ("paper", "clean"))
+        assert paper[2].reading.id != clean[2].reading.id
+        assert score(paper)["eval/fid"] != score(clean)["eval/fid"]
 
     def test_the_reference_against_itself_is_zero(self) -> None:
         _, data, evaluator = prepare_run()
-        scores = evaluator.evaluate("prior", PreparedImages(data.images))
-        assert scores["eval/fid"] == pytest.approx(0, abs=1e-6)
-        assert scores["eval/precision"] == scores["eval/recall"] == scores["eval/coverage"] == 1
+        scores = evaluator.score(PreparedImages(data.images))
+        assert scores["fid"] == pytest.approx(0, abs=1e-6)
+        assert scores["precision"] == scores["recall"] == scores["coverage"] == 1
 
     def test_a_user_protocol_scores_as_it_says(self, tmp_path: Path) -> None:
         path = tmp_path / "small.yaml"
         path.write_text("normalisation: running\nextractor: domain\nbatch_size: 100\nn_fake: 300\nquantisation: none\n")
-        evaluator = prepare_run(protocol=str(path))[2]
-        protocol = evaluator.protocol
-        assert (protocol.name, protocol.batch_size, protocol.n_fake) == ("small", 100, 300)
-        images = GeneratedImages(evaluator.engine.variant, build_prior(10), protocol, 0, CPU)
+        prepared = prepare_run(protocol=str(path))
+        reading = prepared[2].reading
+        assert (reading.name, reading.batch_size, reading.n_fake) == ("small", 100, 300)
+        images = GeneratedImages(prepared[0], build_prior(10), reading, 0, CPU)
         assert next(images.parts(0, 10))[1].dtype == torch.float32
-        assert score(evaluator)["eval/protocol"] == "small"
+        assert score(prepared)["eval/fid"] > 0
 
     def test_the_test_split_is_asked_for_by_name(self, tmp_path: Path) -> None:
         path = tmp_path / "held_out.yaml"
@@ -125,31 +140,30 @@ class TestEvaluator:
         path.write_text("normalisation: running\nextractor: domain\nreference: test\n")
         held_out = prepare_run(dataset="fashion_mnist", protocol=str(path))[2]
         trained_on = prepare_run(dataset="fashion_mnist", protocol="clean")[2]
-        assert held_out.protocol.reference == "test"
-        assert held_out.protocol.data_sha256 != trained_on.protocol.data_sha256
+        assert held_out.reading.reference == "test"
+        assert held_out.reading.data_sha256 != trained_on.reading.data_sha256
 
 
 class TestNoiseFloor:
     def test_two_halves_of_the_training_set_are_close_and_not_equal(self) -> None:
-        evaluator = prepare_run()[2]
-        floor, scores = evaluator.floor(), score(evaluator)
-        assert (floor["floor.split_half/n_real"], floor["floor.split_half/n_fake"]) == (300, 300)
-        assert 0 < float(str(floor["floor.split_half/fid"])) < 0.05 * scores["eval/fid"]
-        assert "floor.train_test/fid" not in floor, "the digits have no test split"
+        prepared = prepare_run()
+        floor, scores = prepared[2].floor, score(prepared)
+        assert (floor["split_half"]["n_real"], floor["split_half"]["n_fake"]) == (300, 300)
+        assert 0 < floor["split_half"]["fid"] < 0.05 * scores["eval/fid"]
+        assert "train_test" not in floor, "the digits have no test split"
 
     def test_the_test_split_scores_as_real_images_do(self, fashion_mnist: Path) -> None:
-        evaluator = prepare_run(dataset="fashion_mnist", max_images=12_000)[2]
-        floor, scores = evaluator.floor(), score(evaluator)
-        assert (floor["floor.train_test/n_real"], floor["floor.train_test/n_fake"]) == (12_000, 10_000)
-        assert 0 < float(str(floor["floor.train_test/fid"])) < 0.01 * scores["eval/fid"]
-        assert float(str(floor["floor.train_test/precision"])) > 0.8
-        assert (floor["floor.split_half/n_real"], floor["floor.split_half/n_fake"]) == (6_000, 6_000)
+        prepared = prepare_run(dataset="fashion_mnist", max_images=12_000)
+        floor, scores = prepared[2].floor, score(prepared)
+        assert (floor["train_test"]["n_real"], floor["train_test"]["n_fake"]) == (12_000, 10_000)
+        assert 0 < floor["train_test"]["fid"] < 0.01 * scores["eval/fid"]
+        assert floor["train_test"]["precision"] > 0.8
+        assert (floor["split_half"]["n_real"], floor["split_half"]["n_fake"]) == (6_000, 6_000)
 
 
 class TestReconstructions:
     def test_a_perfect_autoencoder_reconstructs_the_reference(self) -> None:
-        _, data, evaluator = prepare_run(variant="equal_linear", options={"sigma": "linear"})
-        variant: Any = evaluator.engine.variant
+        variant, data, evaluator = prepare_run(variant="equal_linear", options={"sigma": "linear"})
         x = data.images.float().div(127.5).sub(1).expand(-1, 3, -1, -1)
         numbers = torch.arange(len(x))
         codes = torch.zeros(len(x), variant.latent_dim)
@@ -160,14 +174,13 @@ class TestReconstructions:
             torch.zeros(len(batch), variant.latent_dim),
         )
         variant.decode = lambda z: x[z[:, 0].round().long()]
-        images = Reconstructions(variant, data, evaluator.protocol, 0, CPU)
-        assert evaluator.evaluate("reconstruction", images)["eval.reconstruction/fid"] == pytest.approx(0, abs=1e-3)
+        images = Reconstructions(variant, data, evaluator.reading, 0, CPU)
+        assert evaluator.score(images)["fid"] == pytest.approx(0, abs=1e-3)
 
     def test_as_many_as_are_asked_for_spread_over_the_training_set(self) -> None:
         for n_fake in (100, 600, 1500):
-            _, data, evaluator = prepare_run(n_fake=n_fake)
-            variant = evaluator.engine.variant
+            variant, data, evaluator = prepare_run(n_fake=n_fake)
             assert isinstance(variant, AutoEncoder)
-            images = Reconstructions(variant, data, evaluator.protocol, 0, CPU)
+            images = Reconstructions(variant, data, evaluator.reading, 0, CPU)
             numbers, pixels = next(images.parts(0, len(images)))
             assert len(images) == len(numbers) == len(pixels) == n_fake

@@ -11,14 +11,23 @@ from PIL import Image
 from torch import Tensor, nn
 
 from harness.errors import InputError
-from harness.evaluation.extractors import build_extractor
+from harness.evaluation import extractors
+from harness.evaluation.extractors import Extractor
 from harness.evaluation.resize import resize_to
 from harness.files import hash_file
-from harness.protocol import ProtocolDefinition, load_named_definition
+from harness.protocol import Protocol, load_protocol
 
 CPU = torch.device("cpu")
-CLEAN = load_named_definition("clean")
+CLEAN = load_protocol("clean")
 IMAGES = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def build_extractor(
+    name: str, protocol: Protocol, device: torch.device, weights: Path | None = None, dataset: str = "", size: int = 32
+) -> Extractor:
+    """The extractor of a protocol that names this one and its weights."""
+    named = protocol.model_copy(update={"extractor": name, "extractor_weights": weights})
+    return extractors.build_extractor(named, device, dataset, size)
 
 
 def save_script(network: nn.Module, path: Path) -> Path:
@@ -81,7 +90,7 @@ class TestInception:
             build_extractor("inception", CLEAN, CPU, save_script(nn.Linear(2, 2), tmp_path / "linear.pt"))
 
     def test_autocast_changes_features_slightly_and_only_where_it_is_asked_for(self, inception_file: Path) -> None:
-        autocast = ProtocolDefinition.model_validate({**CLEAN.model_dump(), "name": "fast", "autocast": "bf16"})
+        autocast = Protocol.model_validate({**CLEAN.model_dump(), "name": "fast", "autocast": "bf16"})
         exact, _ = build_extractor("inception", CLEAN, CPU, inception_file)(IMAGES)
         fast, _ = build_extractor("inception", autocast, CPU, inception_file)(IMAGES)
         assert exact.dtype == fast.dtype == torch.float32
@@ -140,7 +149,7 @@ class TestTorchScript:
             extractor(torch.full((2, 3, 32, 32), 250, dtype=torch.uint8))
 
     def test_images_that_it_cannot_take_are_refused(self, inception_file: Path) -> None:
-        definition = ProtocolDefinition.model_validate({**CLEAN.model_dump(), "name": "raw", "resize": "none"})
+        definition = Protocol.model_validate({**CLEAN.model_dump(), "name": "raw", "resize": "none"})
         extractor = build_extractor("inception", definition, CPU, inception_file)
         with pytest.raises(InputError, match="cannot take images of 8 x 8 px"):
             extractor(IMAGES[:, :, :8, :8])
@@ -148,15 +157,13 @@ class TestTorchScript:
     def test_the_protocol_may_pin_the_weights(self, inception_file: Path) -> None:
         digest = hash_file(inception_file)
         pinned = {**CLEAN.model_dump(), "name": "pinned", "extractor_sha256": digest}
-        build_extractor("inception", ProtocolDefinition.model_validate(pinned), CPU, inception_file)
+        build_extractor("inception", Protocol.model_validate(pinned), CPU, inception_file)
         pinned["extractor_sha256"] = "0" * 64
         with pytest.raises(InputError, match=f"have SHA-256 {digest}, where the protocol pinned wants 0000"):
-            build_extractor("inception", ProtocolDefinition.model_validate(pinned), CPU, inception_file)
+            build_extractor("inception", Protocol.model_validate(pinned), CPU, inception_file)
 
     def test_the_protocol_may_say_how_images_reach_it(self, tmp_path: Path) -> None:
-        definition = ProtocolDefinition.model_validate(
-            {**CLEAN.model_dump(), "name": "small", "size": 16, "resize": "bilinear"}
-        )
+        definition = Protocol.model_validate({**CLEAN.model_dump(), "name": "small", "size": 16, "resize": "bilinear"})
         path = save_script(MeanColour(), tmp_path / "colour.pt")
         assert build_extractor("torchscript", definition, CPU, path).resizing == "bilinear, 16 px"
 
@@ -170,7 +177,7 @@ class TestTorchvision:
         weights = tmp_path / "inception_v3.pth"
         torch.save(theirs.state_dict(), weights)
         x = nn.functional.interpolate(IMAGES / 127.5 - 1, (299, 299), mode="bilinear", align_corners=False)
-        extractor = build_extractor("torchvision", load_named_definition("published"), CPU, weights)
+        extractor = build_extractor("torchvision", load_protocol("published"), CPU, weights)
         features, probabilities = extractor(IMAGES)
         with torch.no_grad():
             torch.testing.assert_close(probabilities, theirs(x).softmax(1), rtol=1e-3, atol=1e-6)
@@ -180,4 +187,4 @@ class TestTorchvision:
     def test_another_file_is_refused(self, tmp_path: Path) -> None:
         torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
         with pytest.raises(InputError, match="not torchvision's Inception-v3"):
-            build_extractor("torchvision", load_named_definition("published"), CPU, tmp_path / "other.pth")
+            build_extractor("torchvision", load_protocol("published"), CPU, tmp_path / "other.pth")

@@ -88,13 +88,13 @@ def test_one_latent_dimension() -> None:
 
 def test_the_encoder_is_read_in_the_order_of_the_data() -> None:
     config = build_config({"dataset": "digits", "extractor": "domain", "max_images": 300, "batch_size": 64})
-    engine, data, evaluator = prepare(config)
-    result = compute_posterior(engine.variant, data, evaluator.protocol, engine.config.seed, engine)
+    engine, data, (evaluator,) = prepare(config)
+    result = compute_posterior(engine.variant, data, evaluator.reading, engine.config.seed, engine.processes)
     assert result is not None
     mu, sigma = result.mu, result.sigma
     engine.variant.train()
     with torch.no_grad():
-        expected = engine.variant.encoder(data.batch(torch.arange(300), engine.device))  # pyright: ignore[reportCallIssue]
+        expected = engine.variant.encoder(data.batch(torch.arange(300), engine.processes.device))  # pyright: ignore[reportCallIssue]
     torch.testing.assert_close(mu, expected[0].double())
     torch.testing.assert_close(sigma, expected[1].double())
 
@@ -110,13 +110,13 @@ def train_noise_share(variant: str, sigma: str) -> float:
             "max_images": 1024,
         }
     )
-    engine, data, evaluator = prepare(config)
+    engine, data, (evaluator,) = prepare(config)
     step = 0
     for epoch in range(config.epochs):
         for indices in data.epoch(0, epoch, config.batch_size, 0, 1):
-            engine.step(data.batch(indices, engine.device), step)
+            engine.step(data.batch(indices, engine.processes.device), step)
             step += 1
-    result = compute_posterior(engine.variant, data, evaluator.protocol, engine.config.seed, engine)
+    result = compute_posterior(engine.variant, data, evaluator.reading, engine.config.seed, engine.processes)
     assert result is not None
     share = compute_diagnostics(result.mu, result.sigma)["posterior/noise_share"]
     assert isinstance(share, float)

@@ -7,10 +7,10 @@ import pytest
 
 from harness.config import build_config
 from harness.errors import InputError
-from harness.protocol import Protocol, load_named_definition
+from harness.protocol import Reading, load_protocol
 
 
-def build_protocol(**changes: Any) -> Protocol:
+def build_reading(**changes: Any) -> Reading:
     fields = {
         "name": "paper",
         "normalisation": "batch",
@@ -22,7 +22,7 @@ def build_protocol(**changes: Any) -> Protocol:
         "extractor_sha256": "0" * 64,
         "resize": "antialiased, 32 px",
     }
-    return Protocol(**{**fields, **changes})
+    return Reading(**{**fields, **changes})
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,11 @@ def build_protocol(**changes: Any) -> Protocol:
     ],
 )
 def test_whatever_changes_a_score_changes_the_protocol_id(change: dict[str, Any]) -> None:
-    assert build_protocol(**change).id != build_protocol().id == build_protocol().id
+    assert build_reading(**change).id != build_reading().id == build_reading().id
 
 
 def test_the_three_protocols_of_the_paper() -> None:
-    paper, clean, published = (load_named_definition(name) for name in ("paper", "clean", "published"))
+    paper, clean, published = (load_protocol(name) for name in ("paper", "clean", "published"))
     assert (paper.normalisation, clean.normalisation, published.normalisation) == ("batch", "running", "batch")
     assert (paper.extractor, clean.extractor, published.extractor) == ("inception", "inception", "torchvision")
     assert (paper.quantisation, published.quantisation) == ("uint8", "none")
@@ -62,8 +62,9 @@ class TestUserDefined:
     def test_its_fields_are_the_runs_defaults(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, "normalisation: running\nextractor: domain\nn_fake: 500\nreference: test\n")
         config = build_config({"protocol": path})
-        assert (config.protocol.name, config.extractor, config.n_fake) == ("quick", "domain", 500)
-        assert build_config({"protocol": path, "n_fake": 7}).n_fake == 7
+        (protocol,) = config.protocol
+        assert (protocol.name, protocol.extractor, protocol.n_fake) == ("quick", "domain", 500)
+        assert build_config({"protocol": [path, "clean"], "n_fake": 7}).protocol[1].n_fake == 7
 
     def test_its_content_counts_and_not_its_place(self, tmp_path: Path) -> None:
         content = "name: mine\nnormalisation: running\nextractor: domain\n"
@@ -71,7 +72,7 @@ class TestUserDefined:
         first = build_config({"protocol": self.write(tmp_path, content)})
         second = build_config({"protocol": self.write(tmp_path / "elsewhere", content)})
         third = build_config({"protocol": self.write(tmp_path, content + "autocast: bf16\n")})
-        assert first.run_id == second.run_id != third.run_id
+        assert first.protocol == second.protocol != third.protocol
         assert build_config(first.model_dump(mode="json")) == first
 
     @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ class TestUserDefined:
     def test_what_is_wrong_with_it_is_said(self, tmp_path: Path, content: str, message: str) -> None:
         path = self.write(tmp_path, content)
         with pytest.raises(InputError) as from_command:
-            load_named_definition(path)
+            load_protocol(path)
         with pytest.raises(InputError) as from_config:
             build_config({"protocol": path})
         assert message in str(from_command.value)
@@ -98,16 +99,15 @@ class TestUserDefined:
 
     def test_a_file_that_is_not_there(self) -> None:
         with pytest.raises(InputError, match=r"cannot read the protocol nowhere\.yaml"):
-            load_named_definition("nowhere.yaml")
+            load_protocol("nowhere.yaml")
 
 
 class TestExtractorFile:
-    def test_names_the_extractor_and_counts_by_content(self, tmp_path: Path) -> None:
-        for name, content in (("a.pt", b"1"), ("b.pt", b"1"), ("c.pt", b"2")):
-            (tmp_path / name).write_bytes(content)
-        a, b, c = (build_config({"extractor": str(tmp_path / name)}) for name in ("a.pt", "b.pt", "c.pt"))
-        assert a.extractor == "torchscript"
-        assert a.run_id == b.run_id != c.run_id
+    def test_names_the_extractor_and_its_weights(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "a.pt").write_bytes(b"1")
+        monkeypatch.chdir(tmp_path)
+        (protocol,) = build_config({"extractor": "a.pt"}).protocol
+        assert (protocol.extractor, protocol.extractor_weights) == ("torchscript", tmp_path / "a.pt")
 
     def test_is_needed(self) -> None:
         with pytest.raises(InputError, match=r"extractor = FILE\.pt"):

@@ -11,7 +11,7 @@ from aaebench import app
 from harness.commands import call
 from harness.evaluation.samplers import build_prior, fit_codes
 from harness.seeding import build_generator
-from tests.harness.test_train import SHORT, only_folder, run
+from tests.harness.test_train import SHORT, evaluated, only_folder, run
 
 
 def generator() -> torch.Generator:
@@ -54,7 +54,7 @@ def test_codes_follow_from_the_seed(clusters: tuple[Tensor, Tensor], sampler: st
 def test_each_sampler_is_scored_and_becomes_a_row(tmp_path: Path) -> None:
     assert run(tmp_path / "runs", *SHORT, "--epochs", "2", "--set", "samplers=[prior, gaussian, gmm]") == 0
     assert run(tmp_path / "plain", *SHORT, "--epochs", "2") == 0
-    first, second = (only_folder(tmp_path / name).read_records()[-1] for name in ("runs", "plain"))
+    first, second = (evaluated(only_folder(tmp_path / name), 2) for name in ("runs", "plain"))
     assert first["eval/fid"] == second["eval/fid"], "other samplers change no number of the prior's"
     command = ["collect", str(tmp_path / "runs"), "--out", str(tmp_path / "tables")]
     assert call(lambda: app(command, result_action="return_value")) == 0
@@ -67,10 +67,10 @@ def test_each_sampler_is_scored_and_becomes_a_row(tmp_path: Path) -> None:
 def test_repeated_evaluations_differ_in_their_codes_alone(tmp_path: Path) -> None:
     assert run(tmp_path / "runs", *SHORT, "--epochs", "1", "--set", "sampling_seeds=3") == 0
     assert run(tmp_path / "plain", *SHORT, "--epochs", "1") == 0
-    repeated, plain = (only_folder(tmp_path / name).read_records()[-1] for name in ("runs", "plain"))
-    fids = [repeated[f"eval{group}/fid"] for group in ("", ".prior-1", ".prior-2")]
-    assert fids[0] == plain["eval/fid"]
+    (evaluation,) = only_folder(tmp_path / "runs").find_evaluations()
+    scored = [line for line in evaluation.read() if line["epoch"] == 1 and line.get("sampler") == "prior"]
+    fids = [line["eval/fid"] for line in scored]
+    assert fids[0] == evaluated(only_folder(tmp_path / "plain"), 1)["eval/fid"]
     assert len(set(fids)) == 3
     assert max(fids) < 1.2 * min(fids)
-    assert repeated["eval.prior-2/sampler"] == "prior"
-    assert repeated["eval.prior-2/sampling_seed"] == 2
+    assert [line["sampling_seed"] for line in scored] == [0, 1, 2]

@@ -18,7 +18,7 @@ from PIL import Image
 
 from harness.commands import call, score
 from harness.errors import InputError
-from harness.evaluation import load_named_definition, score_images
+from harness.evaluation import load_protocol, score_images
 from tests.harness.evaluation.test_extractors import MeanColour
 from tests.harness.launch.test_processes import finish, launch
 from tests.harness.test_train import ROOT
@@ -97,7 +97,7 @@ class TestFormats:
                 archive.write(file, file.name)
         np.savez(tmp_path / "fake.npz", np.stack([np.asarray(Image.open(file)) for file in sorted(fake.iterdir())]))
         results = [
-            score_images(real, path, load_named_definition("clean"), DOMAIN[1])
+            score_images(real, path, load_protocol("clean"), DOMAIN[1])
             for path in (fake, tmp_path / "fake.zip", tmp_path / "fake.npz")
         ]
         fids = [float(str(result["fid"])) for result in results]
@@ -131,14 +131,14 @@ class TestFormats:
 
 
 def _score(real: Path, fake: Path) -> dict[str, Any]:
-    return score_images(real, fake, load_named_definition("clean"), DOMAIN[1])
+    return score_images(real, fake, load_protocol("clean"), DOMAIN[1])
 
 
 def test_a_network_without_classes_scores_all_but_the_inception_score(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     torch.jit.script(MeanColour()).save(tmp_path / "colour.pt")  # pyright: ignore[reportAttributeAccessIssue]
-    result = score_images(*folders, load_named_definition("clean"), str(tmp_path / "colour.pt"))
+    result = score_images(*folders, load_protocol("clean"), str(tmp_path / "colour.pt"))
     assert {"fid", "kid", "precision", "coverage"} <= result.keys()
     assert "inception_score" not in result
 
@@ -151,9 +151,9 @@ def test_large_photographs_are_held_a_few_at_a_time(tmp_path: Path) -> None:
             Image.new("RGB", (3000, 2000), (number, 0, 0)).save(tmp_path / name / f"{number}.png", compress_level=1)
     code = (
         "import resource; from pathlib import Path\n"
-        "from harness.evaluation import load_named_definition, score_images\n"
+        "from harness.evaluation import load_protocol, score_images\n"
         f"score_images(Path({str(tmp_path / 'real')!r}), Path({str(tmp_path / 'fake')!r}), "
-        f"load_named_definition('clean'), {DOMAIN[1]!r})\n"
+        f"load_protocol('clean'), {DOMAIN[1]!r})\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
     peak = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
@@ -180,7 +180,7 @@ class TestBadInput:
         (tmp_path / "mine.yaml").write_text(f"normalisation: running\n{content}\n")
         for protocol in ("paper", str(tmp_path / "mine.yaml")):
             with pytest.raises(InputError, match="neither takes part"):
-                score_images(*folders, load_named_definition(protocol), DOMAIN[1])
+                score_images(*folders, load_protocol(protocol), DOMAIN[1])
 
     @pytest.mark.parametrize(
         ("make", "message"),
@@ -236,7 +236,7 @@ class TestBadInput:
     @pytest.mark.parametrize("extractor", ["domain-flowers", "nothing", "missing.safetensors"])
     def test_unknown_extractors(self, folders: tuple[Path, Path], extractor: str) -> None:
         with pytest.raises(InputError, match="domain-digits"):
-            score_images(*folders, load_named_definition("clean"), extractor)
+            score_images(*folders, load_protocol("clean"), extractor)
 
 
 def test_help_teaches(aaebench: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from harness.commands import call
 from harness.errors import InputError
 from harness.record import RunFolder
-from tests.harness.test_train import ROOT, SHORT, only_folder, untimed
+from tests.harness.test_train import ROOT, SHORT, evaluated, only_folder, untimed
 
 ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
 ARGUMENTS = (*SHORT, "--variant", "equal_linear", "--epochs", "2")  # no BatchNorm in E and G
@@ -92,10 +92,13 @@ def test_losses_and_scores_agree_within_float_tolerance(runs: dict[int, RunFolde
 
 @pytest.mark.parametrize("n", [2, 4])
 def test_before_training_the_same_images_are_scored(runs: dict[int, RunFolder], n: int) -> None:
-    one, two = untimed(runs[1])[0], untimed(runs[n])[0]
+    one, two = evaluated(runs[1], 0), evaluated(runs[n], 0)
     for key, value in one.items():
-        if key.startswith(("eval/", "floor.", "posterior/kl")):
+        if key.startswith(("eval/", "posterior/kl")):
             assert two[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-6)), key
+    (first,), (second,) = (runs[k].find_evaluations() for k in (1, n))
+    floors = [each.read_protocol()["floor"]["split_half"] for each in (first, second)]
+    assert floors[1] == pytest.approx(floors[0], rel=1e-6)
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused_once(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from tests.harness.trained import command, listing, train_briefly
 class TestSamples:
     @pytest.mark.parametrize("protocol", ["paper", "clean"])
     def test_are_those_that_the_run_scores(self, protocol: str, here: Path) -> None:
-        folder, evaluator = train_briefly(here / "runs", protocol=protocol, seed=3)
-        engine, size = evaluator.engine, evaluator.protocol.batch_size
-        scored = GeneratedImages(engine.variant, build_prior(10), evaluator.protocol, 3, engine.device)
+        folder, engine, evaluator = train_briefly(here / "runs", protocol=protocol, seed=3)
+        size = evaluator.reading.batch_size
+        scored = GeneratedImages(engine.variant, build_prior(10), evaluator.reading, 3, engine.processes.device)
         ((_, pixels),) = scored.parts(0, size)
         for source in (folder.path, write_export(folder.path, "best")):
             samples = write_images(source, 20, 3, "best")
@@ -53,7 +53,7 @@ class TestSamples:
         assert Image.open(f"{write_images(brief_run, n, 0, 'best')}.png").size == size
 
     def test_in_grey(self, here: Path) -> None:
-        folder, _ = train_briefly(here / "runs", channels=1)
+        folder, _, _ = train_briefly(here / "runs", channels=1)
         samples = write_images(folder.path, 2, 0, "best")
         assert Image.open(samples / "000000.png").mode == "L"
 

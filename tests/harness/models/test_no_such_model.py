@@ -70,7 +70,7 @@ class TestErrors:
     def test_a_run_that_holds_no_such_model(
         self, name: str, damage: Callable[[Path], None], message: str, here: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        folder, _ = train_briefly(here / "runs")
+        folder, _, _ = train_briefly(here / "runs")
         damage(folder.path)
         before = listing(here)
         assert command(name, str(folder.path)) == 2

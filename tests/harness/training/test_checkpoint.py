@@ -12,9 +12,8 @@ import torch
 
 from harness.config import build_config
 from harness.train import prepare
-from harness.training.checkpoint import Progress, find_checkpoint, load_checkpoint, save_checkpoint
+from harness.training.checkpoint import Progress, find_checkpoint, load_checkpoint, read_manifest, save_checkpoint
 from harness.training.engine import Engine
-from harness.training.manifest import read_manifest
 from tests.harness.launch.test_processes import finish, launch
 from tests.harness.noisy import Noisy
 from tests.harness.test_train import SHORT, assert_same_run, only_folder, run
@@ -31,7 +30,7 @@ class Trial:
     def train(self, *steps: int) -> None:
         for step in steps:
             indices = [*self.data.epoch(0, step // 4, 32, 0, 1)][step % 4]
-            self.engine.step(self.data.batch(indices, self.engine.device), step)
+            self.engine.step(self.data.batch(indices, self.engine.processes.device), step)
 
     def state(self) -> dict[str, torch.Tensor]:
         engine = self.engine

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.record import RunFolder
-from harness.training.manifest import read_manifest
+from harness.training.checkpoint import read_manifest
 from tests.harness.faults import EIGHT_EPOCHS, fill, own_tracebacks, small_disk, train_pair
 from tests.harness.test_train import assert_same_run, only_folder, run, start, wait_for_epoch
 

@@ -142,7 +142,7 @@ class TestFloat16:
     def test_a_checkpoint_keeps_the_scale(self, build_scaled: Callable[..., Engine], tmp_path: Path) -> None:
         engine = build_scaled()
         engine.step(batches()[0], 0)
-        scaler: Any = engine.accelerator.scaler
+        scaler: Any = engine.processes.accelerator.scaler
         scaler.update(2.0**10)
         save_checkpoint(tmp_path, Progress(1), engine)
         scaler.update(1.0)

@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.config import build_config
 from harness.errors import InputError
-from harness.launch.processes import build_accelerator
+from harness.launch.processes import Processes, build_accelerator
 from harness.train import prepare
 from harness.training.capture import CapturedStep
 from harness.training.engine import Engine
@@ -242,11 +241,11 @@ def test_values_that_make_no_sense(field: str, value: Any) -> None:
         build_config({field: value})
 
 
-def test_synchronised_batch_normalisation_of_several_processes_needs_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    accelerator = build_accelerator()
-    monkeypatch.setattr(Accelerator, "num_processes", 2)
+def test_synchronised_batch_normalisation_of_several_processes_needs_gpus() -> None:
+    processes = Processes(build_accelerator())
+    processes.num_processes = 2  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(InputError, match="sync_batchnorm = true needs GPUs"):
-        Engine(accelerator, build_default("aae", "mlp"), build_config({"sync_batchnorm": True}))
+        Engine(processes, build_default("aae", "mlp"), build_config({"sync_batchnorm": True}))
 
 
 def test_synchronised_batch_normalisation_on_one_process_changes_nothing(batches: list[Tensor]) -> None:
