@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +27,7 @@ def run(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     mixed_precision: str | None = None,
-    protocol: str | None = None,
+    protocol: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     extractor: str | None = None,
     preset: str | None = None,
     config: Path | None = None,
@@ -36,7 +37,10 @@ def run(
     """Train one variant, evaluate it, and record it in OUT/<run id>; prints that folder.
 
     Later settings win: the preset, the configuration file, the options here, --set. A run that was started before is
-    resumed; one that is done is left as it is. On several GPUs: accelerate launch -m harness.train <the same options>
+    resumed; one that is done is left as it is, unless it is asked for more epochs, and then goes on from its end, or
+    for other scores, which are taken of the weights that it has. On several GPUs:
+
+    accelerate launch -m harness.train <the same options>
 
     Parameters
     ----------
@@ -59,10 +63,11 @@ def run(
         no, tf32, bf16 or fp16. [default: no]
     protocol
         How scores are taken: paper (decoder with batch statistics), clean (running statistics), published (as paper,
-        in torchvision's features), or a YAML file. [default: paper]
+        in torchvision's features), or a YAML file. Scores under several are taken of one training. (repeatable)
+        [default: paper]
     extractor
-        inception, torchvision (staged weights), domain (a classifier of the data's own labels), or a TorchScript file.
-        [default: the protocol's]
+        inception, torchvision (staged weights), domain (a classifier of the data's own labels), or a TorchScript file,
+        for each protocol. [default: the protocol's]
     preset
         Named settings to start from: paper, demo, kld_feature, all_four.
     config
@@ -85,7 +90,7 @@ def run(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "mixed_precision": mixed_precision,
-        "protocol": protocol,
+        "protocol": list(protocol) or None,
         "extractor": extractor,
         "preset": preset,
     }
@@ -182,6 +187,24 @@ def score(*, real: Path, fake: Path, protocol: str = "clean", extractor: str | N
     result = score_images(real, fake, load_protocol(protocol), extractor)
     if is_main_process():
         print(json.dumps(result, indent=2))
+
+
+def show(run: Path, /) -> None:
+    """Print what a run's id stands for, where the run is, and which evaluations it has.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    """
+    from harness.readings import describe_run  # noqa: PLC0415 (imports pydantic)
+    from variants import VARIANTS  # noqa: PLC0415 (imports torch)
+
+    def usual_options(variant: str) -> dict[str, Any]:
+        """Of a user's own variant nothing is known without running its code."""
+        return asdict(VARIANTS[variant].Options()) if variant in VARIANTS else {}
+
+    print(describe_run(run, usual_options))
 
 
 def is_main_process() -> bool:

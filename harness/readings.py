@@ -1,11 +1,18 @@
-"""Which evaluations a run has, and what of them is missing: from its folder alone, without torch."""
+"""What a run is and which evaluations it has: from its folder alone, without torch."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.fields import paper_batch_size
+from harness.errors import InputError
+from harness.fields import ALWAYS_NAMED, FIELDS, differing, paper_batch_size
 from harness.files import hash_file
-from harness.protocol import Protocol
+from harness.protocol import Protocol, Reading
 from harness.record import EvaluationFolder, Record, RunFolder, key_of
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig  # which imports torch, for the variants
 
 # What one line of an evaluation is about: a sampler and the sampling seed of its codes; "" is the posterior itself.
 Part = tuple[str, int]
@@ -46,6 +53,31 @@ def is_measured(folder: RunFolder, protocol: Protocol, image_size: int, epoch: i
     return all((epoch, *part) in lines for part in parts)
 
 
+def require_same_extractor(folder: RunFolder, reading: Reading) -> None:
+    """Raises: InputError where the run has the same reading, but for other weights of the extractor."""
+    wanted = reading.describe()
+    for evaluation in folder.find_evaluations():
+        found = evaluation.read_protocol()
+        if {name for name in wanted if found.get(name) != wanted[name]} == {"id", "extractor_sha256"}:
+            raise InputError(
+                f"{folder.path}: the extractor {reading.extractor} is another than when {evaluation.protocol_id} was "
+                f"begun (SHA-256 {found['extractor_sha256']} then, {reading.extractor_sha256} now): numbers of the two "
+                "cannot be compared; bring back the first, or give the protocol another name"
+            )
+
+
+def is_settled(folder: RunFolder, config: "RunConfig") -> bool:
+    """Whether a run needs neither training nor evaluation: it has the epochs, and all readings of the last of them.
+
+    Raises: ValueError if its status is damaged.
+    """
+    if not folder.is_done(config.epochs):
+        return False
+    is_last = folder.read_status()["epoch"] == config.epochs
+    parts = list_parts(config.samplers, config.sampling_seeds, reconstructions=is_last)
+    return all(is_measured(folder, protocol, config.image_size, config.epochs, parts) for protocol in config.protocol)
+
+
 def read_epoch(folder: RunFolder, protocol_id: str, epoch: int) -> Record:
     """What one evaluation says of one epoch: the posterior, and the scores of prior samples; {} for nothing."""
     lines = folder.evaluation(protocol_id).read()
@@ -74,3 +106,49 @@ def _describes(protocol: Protocol, reading: Record, image_size: int) -> bool:
         and protocol.resize in (None, how)
         and (protocol.size is None or f"{protocol.size} px" == size)
     )
+
+
+def describe_run(path: Path, usual_options: Callable[[str], Mapping[str, object]]) -> str:
+    """What a run's id stands for, where the run is, and its evaluations, for a person.
+
+    Args: usual_options: the default options of a variant, by its name; they go without saying.
+    Raises: InputError if there is no run folder, or it is damaged.
+    """
+    folder = RunFolder(path)
+    if not folder.config_file.is_file():
+        raise InputError(f"{path} is no run folder; name one, as runs/aae-digits-32px-seed0-...")
+    try:
+        config, status = folder.read_config(), folder.read_status()
+        evaluations = [_describe_evaluation(each) for each in folder.find_evaluations()]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is damaged: {error!r}") from error
+    usual = usual_options(config["variant"])
+    options = {name: value for name, value in config["options"].items() if name not in usual or usual[name] != value}
+    protocols = [f"{protocol['name']} ({protocol['extractor']})" for protocol in config["protocol"]]
+    settings = {name: config[name] for name in ALWAYS_NAMED} | differing({**config, "options": options})
+    settings |= {"protocol": protocols}
+    by_change = {
+        "trains": {name: value for name, value in settings.items() if FIELDS[name].changes == "training"},
+        "measures": {name: value for name, value in settings.items() if FIELDS[name].changes == "measurement"},
+        "else": {name: value for name, value in settings.items() if FIELDS[name].changes == "nothing"},
+    }
+    reason = f" ({status['reason']})" if "reason" in status else ""
+    lines = [path.resolve().name, f"{status['state']}: epoch {status.get('epoch', 0)} of {config['epochs']}{reason}"]
+    for title, fields in by_change.items():
+        lines += [f"{title}:", *(f"  {name}: {_show(value)}" for name, value in fields.items())] if fields else []
+    return "\n".join([*lines, "evaluations:", *(evaluations or ["  none yet"])])
+
+
+def _describe_evaluation(evaluation: EvaluationFolder) -> str:
+    protocol, lines = evaluation.read_protocol(), evaluation.read()
+    scored = sorted({(line["sampler"], line["sampling_seed"]) for line in lines if "sampler" in line})
+    epochs = ", ".join(str(epoch) for epoch in sorted({line["epoch"] for line in lines}))
+    codes = ", ".join(sampler + (f" (sampling seed {seed})" if seed else "") for sampler, seed in scored)
+    return (
+        f"  {protocol['id']}: {protocol['extractor']}, {protocol['n_fake']} images against {protocol['n_real']} of the "
+        f"{protocol['reference']} split; codes from {codes or 'nothing yet'}; epochs {epochs or 'none'}"
+    )
+
+
+def _show(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

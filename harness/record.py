@@ -54,11 +54,20 @@ class RunFolder:
         """All that were begun, in order of protocol id."""
         return [EvaluationFolder(file.parent) for file in sorted(self.evaluations.glob("*/protocol.json"))]
 
-    def create(self, config: dict[str, Any]) -> None:
-        """Make the folder with its configuration, unless it is there. Raises: OSError if it cannot be written."""
+    def ask_for(self, config: dict[str, Any]) -> None:
+        """Make the folder with its configuration. Of one that is there, which trains the same, the newest request
+
+        counts, but for a smaller budget, other protocols, which are added, and the sweep, which stays the first.
+        Raises: OSError if it cannot be written, ValueError if what is there is damaged.
+        """
         for folder in (self.samples, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
-        if not self.config_file.exists():
+        stored = self.read_config() if self.config_file.exists() else None
+        if stored is not None:
+            protocols = {protocol["name"]: protocol for protocol in (*stored["protocol"], *config["protocol"])}
+            kept = {"epochs": max(stored["epochs"], config["epochs"]), "sweep": stored["sweep"]}
+            config = config | kept | {"protocol": list(protocols.values())}
+        if config != stored:
             write_json(self.config_file, config)
 
     @property
@@ -68,9 +77,6 @@ class RunFolder:
     def read_config(self) -> dict[str, Any]:
         """Raises: OSError if there is none, ValueError if it is damaged."""
         return _read_object(self.config_file)
-
-    def write_config(self, config: dict[str, Any]) -> None:
-        write_json(self.config_file, config)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         write_json(self.path / "environment.json", environment)

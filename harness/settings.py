@@ -56,9 +56,15 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def merge_fields(fields: dict[str, Any], layer: dict[str, Any]) -> None:
-    """Add a layer's fields to `fields`, in place; `options` are merged name by name, also where written flat."""
+    """Add a layer's fields to `fields`, in place; `options` are merged name by name, also where written flat.
+
+    `eval: {when: after}` is eval_when."""
     for key, value in layer.items():
-        if key.startswith("options."):
+        if key == "eval" and isinstance(value, dict):
+            merge_fields(fields, {f"eval.{name}": inner for name, inner in value.items()})
+        elif key.startswith("eval."):  # `eval: {when: after, every: 5}`
+            fields[f"eval_{key.removeprefix('eval.')}"] = value
+        elif key.startswith("options."):
             merge_fields(fields, {"options": {key.removeprefix("options."): value}})
         elif key == "options" and isinstance(value, dict) and isinstance(fields.get("options", {}), dict):
             fields["options"] = {**fields.get("options", {}), **value}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from harness.errors import InputError
+from harness.errors import InputError, RunsFailedError
 
 if TYPE_CHECKING:
     from slurm.status import RunState
@@ -188,6 +188,56 @@ def cancel(sweep: Path, /, *, out: Path = Path("runs")) -> None:
     from slurm.cancel import cancel_sweep
 
     print(f"cancelled {cancel_sweep(_load(sweep).name, out)} jobs")
+
+
+def evaluate(
+    runs: Annotated[tuple[Path, ...], Parameter(negative="")],
+    /,
+    *,
+    protocol: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    extractor: str | None = None,
+    epoch: Literal["last", "best", "all"] = "last",
+    set_: Annotated[tuple[str, ...], Parameter("--set", negative="")] = (),
+    trust_code: Switch = False,
+) -> None:
+    """Score finished runs again, from the weights that they have kept; nothing is trained.
+
+    Only what is missing is measured, so giving it again after a kill goes on, and several may work at once. On several
+    GPUs: accelerate launch -m aaebench evaluate RUNS <the same options>
+
+    Parameters
+    ----------
+    runs
+        Run folders, or folders that hold run folders at any depth.
+    protocol
+        paper, clean, published, or a YAML file. (repeatable) [default: those that each run was trained with]
+    extractor
+        inception, torchvision, domain, or a TorchScript file. [default: the protocol's]
+    epoch
+        last, best (lowest FID under the run's first protocol), or all whose weights were kept: see keep_weights.
+    set_
+        What else changes the scores, as KEY=VALUE: samplers=[prior, gmm], sampling_seeds=3, n_fake=10000. (repeatable)
+    trust_code
+        Run the code of variants that are not aaebench's own, as package.module:Class.
+    """
+    from harness.commands import is_main_process
+    from harness.models.evaluate import evaluate_runs, plan_evaluations
+    from harness.settings import parse_assignments
+    from harness.terminal import console
+
+    if not runs:
+        raise InputError("name a run folder, or a folder that holds some: aaebench evaluate runs --protocol clean")
+    tasks, complete, reasons = plan_evaluations(
+        runs, protocol, extractor, epoch, parse_assignments(set_), trust_code=trust_code
+    )
+    if tasks:
+        evaluate_runs(tasks)
+    if is_main_process():
+        for reason in reasons:
+            console.print(f"passed over: {reason}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"evaluated {len(tasks)} runs; {complete} had all of it", highlight=False)
+    if reasons:
+        raise RunsFailedError(f"{len(reasons)} runs were passed over, for the reasons above")
 
 
 def logs(run: str, /, *, out: Path = Path("runs"), lines: int = 50) -> None:

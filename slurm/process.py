@@ -51,7 +51,7 @@ class RunProcess:
         self, run: PlannedRun, out: Path, environment: Mapping[str, str], rank: int, folder: Path | None
     ) -> None:
         self.run, self.folder = run, RunFolder(out / run.run_id)
-        self.folder.create(run.config)
+        self.folder.ask_for(run.config)
         self.log = self.folder.path / log_name(rank)
         self.started = time.time()
         command = [sys.executable, "-m", "harness.train", "--config", str(self.folder.config_file), "--out", str(out)]

@@ -60,21 +60,9 @@ def _require_measurable(folder: RunFolder, config: RunConfig, protocol: Protocol
 
 
 def create_folder(folder: RunFolder, config: RunConfig) -> None:
-    """Make the run's folder with its configuration; a larger budget than is asked for there takes its place.
-
-    Raises: InputError if it cannot be written.
-    """
+    """Make the run's folder, or add to what is asked of it. Raises: InputError if it cannot be written."""
     try:
-        folder.create(config.model_dump(mode="json"))
-        stored = folder.read_config()
-        asked_before = {protocol["name"]: protocol for protocol in stored["protocol"]}
-        asked_now = {protocol.name: protocol.model_dump(mode="json") for protocol in config.protocol}
-        changed = stored | {
-            "epochs": max(stored["epochs"], config.epochs),
-            "protocol": list((asked_before | asked_now).values()),
-        }
-        if changed != stored:
-            folder.write_config(changed)
+        folder.ask_for(config.model_dump(mode="json"))
     except OSError as error:
         for path in (folder.samples, folder.checkpoints, folder.path):
             with suppress(OSError):  # of a folder that is not empty

@@ -20,7 +20,7 @@ from harness.evaluation.grids import save_samples
 from harness.launch.processes import Processes, build_accelerator, explaining_lost_peers
 from harness.lock import owned
 from harness.protocol import Normalisation
-from harness.readings import is_measured, list_parts
+from harness.readings import is_settled
 from harness.record import Record, RunFolder
 from harness.seeding import derive_seed
 from harness.training.checkpoint import (
@@ -68,15 +68,6 @@ def train(config: RunConfig, out: Path) -> RunFolder:
         if not processes.on_main(lambda: is_settled(folder, config)):  # by another launch, while this one prepared
             Training(config, folder, engine, data, evaluators).run()
     return folder
-
-
-def is_settled(folder: RunFolder, config: RunConfig) -> bool:
-    """Whether a run needs neither training nor evaluation: it has the epochs, and all readings of the last of them."""
-    if not folder.is_done(config.epochs):
-        return False
-    is_last = folder.read_status()["epoch"] == config.epochs
-    parts = list_parts(config.samplers, config.sampling_seeds, reconstructions=is_last)
-    return all(is_measured(folder, protocol, config.image_size, config.epochs, parts) for protocol in config.protocol)
 
 
 def start_processes(config: RunConfig) -> Processes:

@@ -29,7 +29,7 @@ def train_briefly(out: Path, **fields: Any) -> tuple[RunFolder, Engine, Evaluato
     for step, indices in zip(range(3), data.epoch(0, 0, 32, 0, 1), strict=False):
         engine.step(data.batch(indices, engine.processes.device), step)
     folder = RunFolder(out / config.run_id)
-    folder.create(config.model_dump(mode="json"))
+    folder.ask_for(config.model_dump(mode="json"))
     save_checkpoint(folder.checkpoints, Progress(0, 3), engine, best=True)
     return folder, engine, evaluator
 

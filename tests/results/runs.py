@@ -55,7 +55,7 @@ def write_run(
     **config: Any,
 ) -> RunFolder:
     folder = RunFolder(root / name)
-    folder.create(CONFIG | config)
+    folder.ask_for(CONFIG | config)
     folder.write_environment({"run_id": name, "git_commit": "abc", "num_processes": 1})
     for epoch in range(11):
         losses = {"loss/reconstruction": 1 / (epoch + 1), "time/images_per_second": 1000.0} if epoch else {}

@@ -92,7 +92,7 @@ class TestProblems:
         write_run(root, "half", {0: evaluation(9)}, state="running", status={"epoch": 3, "epochs": 10})
         reason = "DivergedError: loss/adversary is nan"
         write_run(root, "bad", {0: evaluation(9)}, state="failed", status={"epoch": 1, "epochs": 10, "reason": reason})
-        RunFolder(root / "new").create(CONFIG)
+        RunFolder(root / "new").ask_for(CONFIG)
         assert self.problems(root) == {
             "half": ("running", "at epoch 3 of 10"),
             "bad": ("failed", f"{reason} (at epoch 1 of 10)"),
@@ -204,7 +204,7 @@ class TestCommand:
         assert self.collect(str(root), "--out", str(out)) == 0, "collecting again replaces them"
 
     def test_nothing_but_problems_still_makes_tables(self, tmp_path: Path) -> None:
-        RunFolder(tmp_path / "runs" / "new").create(CONFIG)
+        RunFolder(tmp_path / "runs" / "new").ask_for(CONFIG)
         assert self.collect(str(tmp_path / "runs"), "--out", str(tmp_path / "out")) == 0
         assert len(pd.read_csv(tmp_path / "out" / "problems.csv")) == 1
 

@@ -98,6 +98,6 @@ def test_a_collection_is_not_rewritten_when_nothing_changed(tmp_path: Path) -> N
     (tmp_path / "out" / "summary.csv").write_text("")
     assert call(lambda: app(command, result_action="return_value")) == 0
     assert len(pd.read_csv(tmp_path / "out" / "summary.csv")) == 1, "what somebody damaged is written again"
-    RunFolder(tmp_path / "runs" / "new").create({})
+    RunFolder(tmp_path / "runs" / "new").ask_for({})
     assert call(lambda: app(command, result_action="return_value")) == 0
     assert len(pd.read_csv(tmp_path / "out" / "problems.csv")) == 1

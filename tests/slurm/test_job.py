@@ -43,7 +43,7 @@ def test_a_run_that_is_interrupted_before_it_saves_anything_fails_in_the_end(tmp
     config = build_config({"seed": 0})
     (run,) = plan_runs([config])
     folder = RunFolder(tmp_path / config.run_id)
-    folder.create(run.config)
+    folder.ask_for(run.config)
     job = Job([run], tmp_path, tmp_path, 1, 1, 1.0)
     queue = RunQueue([], tmp_path, 1, {})
     queue.outcomes.append(Outcome(folder, -signal.SIGUSR2, ""))
@@ -65,7 +65,7 @@ def test_exit_statuses_that_mean_an_interruption(tmp_path: Path, exit_status: in
 
 def test_a_failure_is_recorded_unless_the_run_has_said_why_itself(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.create({})
+    folder.ask_for({})
     folder.write_status("running", epoch=3, epochs=9, interruptions=2)
     record_failure(folder, explain_exit(Outcome(folder, -9, "")), started=0)
     assert folder.read_status()["reason"].startswith("killed by SIGKILL")
@@ -117,7 +117,7 @@ class TestRunsOfSeveralRanks:
     def queues(self, folders: list[RunFolder], tmp_path: Path) -> list[RunQueue]:
         runs = plan_runs([build_config({"seed": seed}) for seed in (0, 1)])
         for run, folder in zip(runs, folders, strict=True):
-            folder.create(run.config)
+            folder.ask_for(run.config)
         peers = [Peers(tmp_path / "launch", rank, 2, rank, 2, "localhost", 5) for rank in range(2)]
         return [RunQueue(runs, tmp_path, 1, {}, rank, peers[rank]) for rank in range(2)]
 

@@ -66,7 +66,7 @@ def test_a_signal_saves_every_run(tmp_path: Path, number: signal.Signals) -> Non
 def test_a_damaged_run_folder_is_named_before_anything_runs(tmp_path: Path) -> None:
     (config,) = configs({"seed": 0})
     folder = RunFolder(tmp_path / config.run_id)
-    folder.create(config.model_dump(mode="json"))
+    folder.ask_for(config.model_dump(mode="json"))
     (folder.path / "status.json").write_text("{}")
     with pytest.raises(InputError, match=r"is damaged \(status\.json has the state None\)"):
         run_locally([config], tmp_path, at_once=1)

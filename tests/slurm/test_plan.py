@@ -29,7 +29,7 @@ def load(tmp_path: Path, text: str = RUNS) -> Sweep:
 
 def pretend(folder: RunFolder, config: Any, state: Any, **status: Any) -> None:
     """A run folder as a run leaves it after two epochs."""
-    folder.create(config.model_dump(mode="json"))
+    folder.ask_for(config.model_dump(mode="json"))
     folder.write_environment({"num_processes": 1})
     for epoch in range(3):
         timed = {"time/epoch_seconds": 20.0, "time/images_per_second": 90.0, "time/evaluation_seconds": 7.0}
@@ -55,7 +55,7 @@ def test_run_folders_alone_tell_done_running_failed_stale_and_missing(tmp_path: 
         pretend(folder, config, state, **({"reason": "RuntimeError: no"} if state == "failed" else {}))
     old = json.loads((stale.path / "status.json").read_text()) | {"updated": time.time() - 7200}
     (stale.path / "status.json").write_text(json.dumps(old))
-    damaged.create({})
+    damaged.ask_for({})
     (damaged.path / "status.json").write_text("{")
     statuses = read_statuses(sweep, tmp_path / "runs")
     assert [status.state for status in statuses] == ["done", "running", "failed", "stale", "failed", "missing"]

@@ -175,7 +175,7 @@ def test_a_run_that_is_done_before_the_second_process_looks_is_left_by_both(tmp_
         "config, out = build_config({'preset': 'demo'}), Path(sys.argv[1])\n"
         "if os.environ['RANK'] == '1':\n"
         "    time.sleep(2)\n"
-        "    RunFolder(out / config.run_id).create(config.model_dump(mode='json'))\n"
+        "    RunFolder(out / config.run_id).ask_for(config.model_dump(mode='json'))\n"
         "    RunFolder(out / config.run_id).write_status('done')\n"
         "train(config, out)\n"
     )
