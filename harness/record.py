@@ -22,6 +22,7 @@ from harness.files import remove_leftovers, write_json, write_text
 
 State = Literal["queued", "running", "done", "failed"]
 Record = dict[str, Any]
+RECORD_VERSION = 2  # of the files of a run folder, in environment.json: raised when readers would misunderstand them
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from results.compute.summary import EpochRule
 from results.read.collect import Collection, collect
 from results.read.index import State, compute_generation, scan
 from results.read.labels import NEUTRAL, label_cells, name_setting
-from results.read.protocols import choose_protocol
+from results.read.protocols import choose_protocol, describe_choice
 from results.show.write import is_current, write_collection
 
 SHOWN = {"fid": 2, "inception_score": 2, "sigma_mean": 3, "noise_share": 3, "reconstruction_l1": 3}
@@ -73,7 +73,7 @@ def report_command(
     out
         The folder for the report.
     protocol
-        The protocol (paper, clean), extractor or protocol id to report, where there are several.
+        The protocol (paper, clean), extractor or protocol id to report. [default: paper, else clean, else another]
     epoch
         The epoch that is reported of each run: last, or held-out (of the lowest FID on a second sampling seed).
     watch
@@ -92,7 +92,10 @@ def report_command(
         collection = load_collection(runs, states)
         unfinished = int(collection.problems["state"].isin(["queued", "running"]).sum())
         if manifest != reported:
-            analysis = analyse(choose_protocol(collection, protocol), epoch)
+            chosen = choose_protocol(collection, protocol)
+            analysis = analyse(chosen, epoch)
+            if choice := describe_choice(chosen):
+                console.print(choice, highlight=False, markup=False, soft_wrap=True)
             write_collection(analysis, out, manifest)
             write_report(analysis, out, refresh=every if watch and unfinished else None)
             reported = manifest
@@ -149,7 +152,7 @@ def print_gap(gap: pd.DataFrame) -> None:
 def print_summary(summary: pd.DataFrame) -> None:
     """The summary for a person, mean ± std over seeds, on standard output; a table per setting and protocol."""
     setting = ["dataset", "image_size", "epochs", "protocol_id", "extractor", *NEUTRAL]
-    for _, cells in summary.groupby(setting, sort=False):
+    for _, cells in summary.groupby(setting, sort=False, dropna=False):
         first = cells.iloc[0]
         title = name_setting(f"{first['dataset']} at {first['image_size']} px, {first['epochs']} epochs", first)
         title += f"; protocol {first['protocol_id']}, extractor {first['extractor']}"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from harness.data.sets import TrainingSet
+from harness.record import RECORD_VERSION
 from harness.training.engine import Engine
 
 SNAPSHOT_COMMIT = "GIT_COMMIT"  # a copy of the code has its commit in this file, beside the packages
@@ -24,6 +25,7 @@ def describe_environment(engine: Engine, data: TrainingSet) -> dict[str, Any]:
     processes = engine.processes
     gpu = torch.cuda.get_device_name(processes.device) if processes.device.type == "cuda" else None
     return {
+        "record_version": RECORD_VERSION,
         "started": time.time(),
         "git_commit": read_git_commit(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},

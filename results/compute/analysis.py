@@ -10,9 +10,9 @@ from results.compute.collapse import COLLAPSE, build_collapse_table
 from results.compute.gap import GAP, build_gap
 from results.compute.references import REFERENCES, build_references
 from results.compute.summary import CELL, SUMMARY, EpochRule, reported_rows, summarise
+from results.compute.tables import PaperTable, build_tables
 from results.read.collect import Collection
 from results.read.schema import PROBLEMS, PROTOCOLS, PROVENANCE, RUNS, Column
-from results.show.tables import PaperTable, build_tables
 
 CAMPAIGN = ["protocol", "extractor"]  # evaluations of one way to score; its ids differ by data set and size
 

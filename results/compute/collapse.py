@@ -6,6 +6,7 @@ from results.compute.summary import primary_rows
 from results.read.labels import NEUTRAL
 from results.read.schema import POSTERIOR_COLUMNS, RUNS, Column
 
+READING = ["run_id", "protocol_id"]
 SAMPLERS = ["gaussian", "gmm", "reconstruction"]
 KEYS = ["run_id", "sweep", "variant", "options", "dataset", "image_size", *NEUTRAL, "seed", "state", "epoch"]
 KEYS += ["images_seen", "protocol_id"]
@@ -24,16 +25,16 @@ COLLAPSE = [
 
 
 def build_collapse_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """COLLAPSE: one row per run and evaluation, of runs that have a posterior, of every state."""
+    """COLLAPSE: one row per run, reading and evaluated epoch, of runs that have a posterior, of every state."""
     primary = primary_rows(runs)
     prior = primary[(primary["sampler"] == "prior") & primary["sigma_mean"].notna()]
     table = prior[[*KEYS, *(column.name for column in POSTERIOR_COLUMNS), "fid"]]
     for sampler in SAMPLERS:
-        others = primary.loc[primary["sampler"] == sampler, ["run_id", "epoch", "fid"]]
-        table = table.merge(others.rename(columns={"fid": f"fid_{sampler}"}), on=["run_id", "epoch"], how="left")
+        others = primary.loc[primary["sampler"] == sampler, [*READING, "epoch", "fid"]]
+        table = table.merge(others.rename(columns={"fid": f"fid_{sampler}"}), on=[*READING, "epoch"], how="left")
     table["collapse_epoch"] = _onset(table)
-    at_onset = table.loc[table["epoch"] == table["collapse_epoch"], ["run_id", "fid"]]
-    table = table.merge(at_onset.rename(columns={"fid": "fid_at_collapse"}), on="run_id", how="left")
+    at_onset = table.loc[table["epoch"] == table["collapse_epoch"], [*READING, "fid"]]
+    table = table.merge(at_onset.rename(columns={"fid": "fid_at_collapse"}), on=READING, how="left")
     since = (table["epoch"] >= table["collapse_epoch"]).fillna(False).astype(bool)
     table["fid_since_collapse"] = (table["fid"] - table["fid_at_collapse"]).where(since)
     return table[[column.name for column in COLLAPSE]]
@@ -41,9 +42,9 @@ def build_collapse_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _onset(table: pd.DataFrame) -> pd.Series:
     """The epoch from which a run's verdict stays what it is at the end; rows are in order of epoch."""
-    runs = table.groupby("run_id", sort=False)
-    last = runs["collapse"].transform("last")
-    other = table["epoch"].where(table["collapse"] != last, -1).groupby(table["run_id"], sort=False).transform("max")
+    keys = [table[name] for name in READING]
+    last = table.groupby(READING, sort=False)["collapse"].transform("last")
+    other = table["epoch"].where(table["collapse"] != last, -1).groupby(keys, sort=False).transform("max")
     settled = table["epoch"].where(table["epoch"] > other)
-    onset = settled.groupby(table["run_id"], sort=False).transform("min")
+    onset = settled.groupby(keys, sort=False).transform("min")
     return onset.where(last != "none").astype("Int64")

@@ -10,19 +10,20 @@ from harness.errors import InputError
 from results.compute.statistics import compute_half_width, split_variance
 from results.read.schema import (
     CONFIGURATION,
-    MEASURES,
+    OVER_SEEDS,
     POSTERIOR_COLUMNS,
     PROTOCOL_COLUMNS,
     SCORE_COLUMNS,
+    TRAINING_COLUMNS,
     Column,
     arrow_schema,
     suffixed,
 )
 
-# Runs that differ in any of these are different cells; among them the protocol id, so protocols are never mixed.
-CELL = ["variant", "options", "dataset", "image_size", "epochs", "batch_size", "learning_rate", "latent_dim"]
-CELL += ["architecture", "channels", "max_images", "mixed_precision", "training", "eval_every"]
-CELL += ["protocol", "protocol_id", "extractor", "sampler"]
+# Runs that differ in any of these are different cells: all that changes the trained weights but the seed, the budget,
+# and the reading, so that numbers of different protocols are never mixed.
+TRAINED = [*(name for name in TRAINING_COLUMNS if name != "seed"), "training"]
+CELL = [*TRAINED, "epochs", "protocol", "protocol_id", "extractor", "sampler"]
 # What cells share that are compared with each other: all but what was trained.
 SETTING = [name for name in CELL if name not in ("variant", "options")]
 SPLIT = ["fid", "inception_score", "kid"]  # scores whose variance is split where evaluations were repeated
@@ -74,12 +75,12 @@ def summarise(runs: pd.DataFrame, rule: EpochRule = "last") -> pd.DataFrame:
     reported = reported_rows(runs, rule)
     keys = [reported[name] for name in CELL]
     groups = reported.groupby(CELL, dropna=False, sort=False)
-    numbers = reported[MEASURES].apply(pd.to_numeric)
-    flawed = pd.DataFrame({name: _names(reported, name) for name in MEASURES}, index=reported.index)
+    numbers = reported[OVER_SEEDS].apply(pd.to_numeric)
+    flawed = pd.DataFrame({name: _names(reported, name) for name in OVER_SEEDS}, index=reported.index)
     measured = numbers.mask(flawed).groupby(keys, dropna=False, sort=False)
     flaws = flawed.groupby(keys, dropna=False, sort=False).sum()
     mean, std, count = measured.mean().mask(flaws > 0), measured.std().mask(flaws > 0), measured.count()
-    half = pd.DataFrame(compute_half_width(std.to_numpy(), count.to_numpy()), index=mean.index, columns=MEASURES)
+    half = pd.DataFrame(compute_half_width(std.to_numpy(), count.to_numpy()), index=mean.index, columns=OVER_SEEDS)
     parts = {"mean": mean, "std": std, "low": mean - half, "high": mean + half}
     repeated = _split_variances(runs, reported)
     summary = pd.concat(
@@ -89,7 +90,7 @@ def summarise(runs: pd.DataFrame, rule: EpochRule = "last") -> pd.DataFrame:
             groups["epoch"].min().rename("epoch_first"),
             groups["epoch"].max().rename("epoch_last"),
             groups["sweep"].agg(lambda names: ", ".join(sorted(set(names.dropna())))).rename("sweeps"),
-            *(part[name].rename(f"{name}_{suffix}") for name in MEASURES for suffix, part in parts.items()),
+            *(part[name].rename(f"{name}_{suffix}") for name in OVER_SEEDS for suffix, part in parts.items()),
             flaws.apply(lambda row: ", ".join(f"{name} {n}" for name, n in row.items() if n), axis=1).rename(
                 "not_finite"
             ),
@@ -107,25 +108,45 @@ def primary_rows(runs: pd.DataFrame) -> pd.DataFrame:
     if runs["sampling_seed"].isna().all():
         return runs
     ordered = runs.sort_values("sampling_seed", na_position="first", kind="stable")
-    return ordered.drop_duplicates(["run_id", "epoch", "sampler"]).sort_index()
+    return ordered.drop_duplicates(["run_id", "epochs", "protocol_id", "epoch", "sampler"]).sort_index()
+
+
+def at_every_budget(done: pd.DataFrame) -> pd.DataFrame:
+    """The rows of finished runs, and of each run again at the smaller budgets of its setting.
+
+    A run of 200 epochs is one of 100 as well, if it was evaluated there: tables compare equal budgets.
+    """
+    place = [name for name in SETTING if name not in ("epochs", "sampler")]
+    budgets = done[[*place, "epochs"]].drop_duplicates()
+    if not budgets.duplicated(place).any():
+        return done
+    also = done.merge(budgets, on=place, suffixes=("", "_smaller"))
+    also = also[(also["epochs_smaller"] < also["epochs"]) & (also["epoch"] <= also["epochs_smaller"])]
+    at_its_end = also["epoch"] == also["epochs_smaller"]
+    there = also[at_its_end][["run_id", "protocol_id", "epochs_smaller"]].drop_duplicates()
+    also = also.merge(there, on=["run_id", "protocol_id", "epochs_smaller"])
+    also = also.assign(epochs=also["epochs_smaller"]).drop(columns="epochs_smaller")
+    return pd.concat([done, also], ignore_index=True)
 
 
 def reported_rows(runs: pd.DataFrame, rule: EpochRule = "last") -> pd.DataFrame:
     """The rows of finished runs at their reported epoch, one per run and sampler."""
-    done = runs[runs["state"] == "done"]
+    done = at_every_budget(runs[runs["state"] == "done"])
     primary = primary_rows(done)
     if rule == "last":
-        return primary[primary["epoch"] == primary.groupby("run_id")["epoch"].transform("max")]
+        last = primary.groupby(["run_id", "epochs", "protocol_id"])["epoch"].transform("max")
+        return primary[primary["epoch"] == last]
     others = done.drop(primary.index)
     others = others[others["sampler"] == "prior"]
-    held_out = others.groupby(["run_id", "epoch"], as_index=False)["fid"].mean().dropna()
+    keys = ["run_id", "epochs", "protocol_id"]
+    held_out = others.groupby([*keys, "epoch"], as_index=False)["fid"].mean().dropna()
     if lacking := sorted(set(done["run_id"]) - set(held_out["run_id"])):
         raise InputError(
             f"--epoch held-out needs evaluations with a second sampling seed, and {len(lacking)} runs have none, "
             f"as {lacking[0]}; --epoch last reports the last epoch"
         )
-    best = held_out.loc[held_out.groupby("run_id")["fid"].idxmin(), ["run_id", "epoch"]]
-    marked = primary.reset_index().merge(best, on=["run_id", "epoch"]).set_index("index")
+    best = held_out.loc[held_out.groupby(keys)["fid"].idxmin(), [*keys, "epoch"]]
+    marked = primary.reset_index().merge(best, on=[*keys, "epoch"]).set_index("index")
     return marked.sort_index().rename_axis(None)
 
 
@@ -142,8 +163,8 @@ def _split_variances(runs: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame
     repeats = runs[runs["sampling_seed"].notna()]
     if repeats.empty:
         return pd.DataFrame()
-    keys = ["run_id", "epoch", "sampler"]
-    repeated = runs.merge(reported[keys], on=keys)
+    keys = ["run_id", "epochs", "protocol_id", "epoch", "sampler"]
+    repeated = at_every_budget(runs).merge(reported[keys], on=keys)
     rows = []
     for cell, evaluations in repeated.groupby(CELL, dropna=False, sort=False):
         row = dict(zip(CELL, cell, strict=True))

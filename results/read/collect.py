@@ -1,6 +1,7 @@
 """Run folders to tables: one row per run and evaluation, and one per folder that has something wrong with it."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from harness.record import Record, RunFolder
 from results.read.folder import FLOOR
 from results.read.index import Index, State, load_index, scan
 from results.read.labels import NEUTRAL, label_settings
-from results.read.schema import COLUMNS, PROBLEMS, PROVENANCE
+from results.read.schema import COLUMNS, PROBLEMS, PROVENANCE, TRAINING_COLUMNS
 
 PAPER_ORDER = ["aae", "latent_mapping", "n_iter", "kld_loss", "feature", "equal_linear"]
 SAMPLER_ORDER = ["prior", "gaussian", "gmm", "reconstruction"]
@@ -22,12 +23,13 @@ SAMPLER_ORDER = ["prior", "gaussian", "gmm", "reconstruction"]
 
 @dataclass(frozen=True)
 class Collection:
-    """`table`: schema.RUNS, a row per run, evaluation and sampler, the paper's variants first, in its order.
+    """`table`: schema.RUNS, a row per run, evaluated epoch, reading, sampler and sampling seed; the paper's variants
+    first, in its order.
 
     `floors`: rows of the same columns, of real images against real images; `sampler` is floor.<name>.
     `problems`: a row per folder that is unfinished, failed or damaged, and why.
     `provenance`: a row per run that could be read. `protocols`: the definition of each protocol id, where recorded.
-    `paths`: the folder of each run by its id.
+    `paths`: the folder of each run by its id. `unshown`: ids of readings that were left out where one was chosen.
     """
 
     table: pa.Table
@@ -36,6 +38,7 @@ class Collection:
     provenance: pd.DataFrame
     protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)
+    unshown: tuple[str, ...] = ()
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -43,8 +46,13 @@ class Collection:
         return self.table.to_pandas()
 
     def read_records(self, run_id: str) -> list[Record]:
-        """A run's records, with what the table has no columns for: histograms, losses of every epoch."""
+        """A run's records: the losses of every epoch."""
         return RunFolder(self.paths[run_id]).read_records()
+
+    def read_posteriors(self, run_id: str, protocol_id: str) -> list[Record]:
+        """A run's diagnostics of the posterior, with what the table has no columns for: histograms, by epoch."""
+        lines = RunFolder(self.paths[run_id]).evaluation(protocol_id).read()
+        return sorted((line for line in lines if "sampler" not in line), key=lambda line: line["epoch"])
 
     def select(self, run_ids: set[str]) -> "Collection":
         """What concerns these runs."""
@@ -80,8 +88,13 @@ def collect(root: Path, states: dict[str, State] | None = None, processes: int =
         if state != "damaged":
             paths[run_id] = root / path
             provenance.append(entry["provenance"])
-            if entry["protocol"] is not None and entry["provenance"]["protocol_id"]:
-                protocols[entry["provenance"]["protocol_id"]] = entry["protocol"]
+            protocols |= entry["protocols"]
+    for path, run_id, other in _find_repeated(index, copies):
+        copies.append(path)
+        reason = f"another run of the same cell and seed was read: {other}"
+        problems.append({"path": str(root / path), "run_id": run_id, "state": "damaged", "reason": reason})
+        del paths[run_id]
+    provenance = [row for row in provenance if row["run_id"] in paths]
     table = _sorted(index, copies)
     floors = [name for name in table["sampler"].unique().to_pylist() if name.startswith(FLOOR)]
     is_floor = pc.field("sampler").isin(pa.array(floors, pa.string()))
@@ -93,6 +106,17 @@ def collect(root: Path, states: dict[str, State] | None = None, processes: int =
         protocols,
         paths,
     )
+
+
+def _find_repeated(index: Index, copies: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Finished runs of a cell and seed that another one has too, with their id and the other's: one counts."""
+    columns = ["folder", "run_id", "state", *TRAINING_COLUMNS, "training"]
+    runs = index.table.select(columns).to_pandas().drop_duplicates("folder")
+    runs = runs[(runs["state"] == "done") & ~runs["folder"].isin(copies)]
+    first = runs.drop_duplicates([*TRAINING_COLUMNS, "training"])
+    if len(first) < len(runs):
+        repeated = runs.drop(first.index).merge(first, on=[*TRAINING_COLUMNS, "training"], suffixes=("", "_first"))
+        yield from zip(repeated["folder"], repeated["run_id"], repeated["run_id_first"], strict=True)
 
 
 def _sorted(index: Index, copies: list[str]) -> pa.Table:
@@ -107,9 +131,10 @@ def _sorted(index: Index, copies: list[str]) -> pa.Table:
     options = sorted(table["options"].unique().to_pylist(), key=_natural)
     places = table["options"].to_pandas().map({text: place for place, text in enumerate(options)})
     table = table.append_column("options_place", pa.array(places.astype("int64")))
-    table = table.append_column("label", pa.array(label_settings(table.select([*NEUTRAL]).to_pandas()), pa.string()))
+    labels = label_settings(table.select(["image_size", *NEUTRAL]).to_pandas())
+    table = table.append_column("label", pa.array(labels, pa.string()))
     keys = ["variant_place", "variant", "options_place", "dataset", "image_size", "label", "seed", "run_id", "epoch"]
-    keys += ["sampler_place", "sampler", "sampling_seed"]
+    keys += ["protocol_id", "sampler_place", "sampler", "sampling_seed"]
     return table.sort_by([(name, "ascending") for name in keys]).select(COLUMNS)
 
 

@@ -7,25 +7,24 @@ from datetime import UTC, datetime
 from types import NoneType
 from typing import Any
 
-from harness.record import ADDED_FIELDS, Record, RunFolder
-from results.read.schema import CONFIGURATION, NUMBERS
+from harness.fields import FIELDS
+from harness.record import RECORD_VERSION, Record, RunFolder
+from results.read.schema import CONFIGURATION, IN_TRAINING, NUMBERS
 
-FLOOR = "floor."  # groups of scores of real images against real images; their sampler is floor.<name>
-LOSSES = ["loss_reconstruction", "loss_discriminator", "loss_adversary"]
-RECORD_VERSION = 1  # of the run folder's files, where they state one (`record_version` in environment.json)
+FLOOR = "floor."  # of the sampler of scores of real images against real images: floor.<name>
 
 
 @dataclass
 class FolderEntry:
-    """What a folder holds: `rows`, one per evaluation and sampler (and per noise floor), and what is `common` to them;
-    what is wrong; provenance.
+    """What a folder holds: `rows`, one per evaluated epoch, reading, sampler and sampling seed (and per noise floor),
+    and what is `common` to them; what is wrong; provenance; the definition of each reading by its id.
     """
 
     run_id: str
     state: str = "damaged"
     reason: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
-    protocol: dict[str, Any] | None = None
+    protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
     common: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -68,27 +67,36 @@ def _read(folder: RunFolder) -> FolderEntry:
         "interruptions": status.get("interruptions", 0),
         "git_commit": environment.get("git_commit"),
     }
-    rows = [row for record in records for row in _rows(record)]
-    if state == "done" and not any(not str(row["sampler"]).startswith(FLOOR) for row in rows):
+    losses = {record["epoch"]: _describe_epoch(record) for record in records}
+    protocols: dict[str, dict[str, Any]] = {}
+    rows: list[dict[str, Any]] = []
+    seconds = 0.0
+    for evaluation in folder.find_evaluations():
+        protocol, lines = evaluation.read_protocol(), evaluation.read()
+        floor = protocol.pop("floor", {})
+        protocols[protocol["id"]] = protocol
+        seconds += sum(line.get("time/evaluation_seconds") or 0 for line in lines)
+        rows += _rows(protocol, lines, losses)
+        rows += _floor_rows(protocol, floor)
+    if state == "done" and not any(not row["sampler"].startswith(FLOOR) for row in rows):
         raise ValueError("it is done and has no evaluation")
-    protocol_id = next((row["protocol_id"] for row in rows if row.get("protocol_id")), None)
-    protocol = environment.get("protocol")
+    provenance = _provenance(environment, status, records, seconds)
     return FolderEntry(
         run_id,
         state,
         "" if state == "done" else _explain(status),
-        _provenance(environment, status, records) | {"run_id": run_id, "protocol_id": protocol_id},
-        protocol if isinstance(protocol, dict) else None,
+        provenance | {"run_id": run_id, "protocol_ids": " ".join(protocols)},
+        protocols,
         common,
         rows,
     )
 
 
 def _describe_training(config: dict[str, Any]) -> str:
-    """The fields in which a run differs from what runs did before there were these fields, as JSON."""
-    own = {name: _normalise(config.get(name, neutral)) for name, neutral in ADDED_FIELDS.items()}
-    differing = {name: value for name, value in own.items() if value != _normalise(ADDED_FIELDS[name])}
-    return json.dumps(differing, sort_keys=True)
+    """What of the training is not its default, and has no column of its own, as JSON."""
+    given = {name: _normalise(config[name]) for name in IN_TRAINING if name in config}
+    usual = {name: _normalise(FIELDS[name].default_among(config)) for name in given}
+    return json.dumps({name: value for name, value in given.items() if value != usual[name]}, sort_keys=True)
 
 
 def _normalise(value: Any) -> Any:
@@ -98,32 +106,47 @@ def _normalise(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _rows(record: Record) -> Iterator[dict[str, Any]]:
-    if "eval" not in (names := " ".join(record)) and FLOOR not in names:
-        return
-    groups: dict[str, dict[str, Any]] = {}
-    for key, value in record.items():
-        group, slash, name = key.partition("/")
-        if slash:
-            groups.setdefault(group, {})[name] = value
-    posterior = groups.get("posterior", {})
-    sigmas = posterior.get("sigma_mean_per_dim")
-    if isinstance(sigmas, list) and sigmas:
-        posterior |= {"sigma_mean_smallest_dim": min(sigmas), "sigma_mean_largest_dim": max(sigmas)}
-    measured = {
-        **posterior,
-        **{f"loss_{phase}": loss for phase, loss in groups.get("loss", {}).items()},
-        "epoch": record["epoch"],
-        "images_seen": record["images_seen"],
-        "images_per_second": groups.get("time", {}).get("images_per_second"),
-    }
-    own = groups.get("eval", {})
-    for group, values in groups.items():
-        if group == "eval" or group.startswith("eval."):
-            yield {"sampler": group.partition(".")[2] or "prior", **values, **measured}
-        elif group.startswith(FLOOR):
-            shared = {name: own.get(name) for name in ("protocol", "protocol_id", "extractor")}
-            yield {**shared, **values, **measured, "sampler": group}
+def _describe_epoch(record: Record) -> dict[str, Any]:
+    """What a row says of the training in its epoch."""
+    losses = {f"loss_{key.removeprefix('loss/')}": value for key, value in record.items() if key.startswith("loss/")}
+    return {**losses, "images_per_second": record.get("time/images_per_second")}
+
+
+def _rows(protocol: dict[str, Any], lines: list[Record], losses: dict[int, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """A row for each line of scores, with the posterior of its epoch and the losses."""
+    posteriors = {line["epoch"]: _values(line, "posterior/") for line in lines if "sampler" not in line}
+    for posterior in posteriors.values():
+        sigmas = posterior.get("sigma_mean_per_dim")
+        if isinstance(sigmas, list) and sigmas:
+            posterior |= {"sigma_mean_smallest_dim": min(sigmas), "sigma_mean_largest_dim": max(sigmas)}
+    for line in lines:
+        if "sampler" in line:
+            epoch = line["epoch"]
+            yield {
+                **_describe(protocol),
+                **losses.get(epoch, {}),
+                **posteriors.get(epoch, {}),
+                **_values(line, "eval/"),
+                "sampler": line["sampler"],
+                "sampling_seed": line.get("sampling_seed") or None,
+                "epoch": epoch,
+                "images_seen": line["images_seen"],
+            }
+
+
+def _floor_rows(protocol: dict[str, Any], floor: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What real images score against real images: before any training."""
+    for name, scores in floor.items():
+        yield {**_describe(protocol), **scores, "sampler": f"{FLOOR}{name}", "epoch": 0, "images_seen": 0}
+
+
+def _describe(protocol: dict[str, Any]) -> dict[str, Any]:
+    said = {name: protocol[name] for name in ("extractor", "n_real", "n_fake")}
+    return {**said, "protocol": protocol["name"], "protocol_id": protocol["id"]}
+
+
+def _values(line: Record, group: str) -> dict[str, Any]:
+    return {key.removeprefix(group): value for key, value in line.items() if key.startswith(group)}
 
 
 def explain_type(entry: FolderEntry, error: Exception) -> str:
@@ -136,11 +159,11 @@ def explain_type(entry: FolderEntry, error: Exception) -> str:
     return str(error)
 
 
-def _provenance(environment: dict[str, Any], status: dict[str, Any], records: list[Record]) -> dict[str, Any]:
-    hours = {
-        name: sum(record.get(f"time/{key}") or 0 for record in records) / 3600
-        for name, key in (("training_hours", "epoch_seconds"), ("evaluation_hours", "evaluation_seconds"))
-    }
+def _provenance(
+    environment: dict[str, Any], status: dict[str, Any], records: list[Record], evaluation_seconds: float
+) -> dict[str, Any]:
+    training_seconds = sum(record.get("time/epoch_seconds") or 0 for record in records)
+    hours = {"training_hours": training_seconds / 3600, "evaluation_hours": evaluation_seconds / 3600}
     launches = environment.get("launches") or [environment]
     processes = environment.get("num_processes") or 1
     versions = environment.get("versions") or {}

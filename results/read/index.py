@@ -8,7 +8,6 @@ code, damaged, or too soon after a change to tell by its time. Without the right
 import gc
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,18 +22,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import feather
 
+from harness.files import replacing_file
 from harness.record import RunFolder, find_run_folders
 from results.read.folder import FolderEntry, explain_type, read_folder
 from results.read.schema import NUMBERS, RUNS, Column, arrow_schema
 
 NAME = ".aaebench-index.arrow"
 FILES = ("config.json", "environment.json", "status.json", "records.jsonl")
+READERS = ("record", "fields", "measures")  # modules of harness/ that say what is read
+OF_AN_EVALUATION = ("protocol.json", "records.jsonl")
 RACY_SECONDS = 2  # a file changed so shortly before it was read may change again within its time's resolution
 CHUNK = 64  # folders that a process reads at a time
 PARALLEL_FROM = 4 * CHUNK  # below that, starting processes takes longer than reading
 
 SCHEMA = arrow_schema([Column("folder", "string", "path below the root"), *RUNS])
-State = list[list[int] | None]  # size and time in ns of each of FILES; None for one that is not there
+State = list[list[int] | None]  # size and time in ns of each file; None for one that is not there
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,9 @@ def compute_generation(states: dict[str, State]) -> str:
 def hash_code() -> str:
     """Of results/ and of what reads records: other code may read the same files otherwise."""
     folder = Path(__file__).parents[1]
-    files = sorted([*folder.rglob("*.py"), *folder.rglob("*.j2"), folder.parent / "harness" / "record.py"])
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    harness = folder.parent / "harness"
+    files = [*folder.rglob("*.py"), *folder.rglob("*.j2"), *(harness / f"{name}.py" for name in READERS)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
 
 
 def load_index(root: Path, states: dict[str, State], processes: int = 1) -> Index:
@@ -91,10 +94,14 @@ def load_index(root: Path, states: dict[str, State], processes: int = 1) -> Inde
 
 
 def _look(folder: Path) -> State:
+    """The state of FILES, and of those of every evaluation, in order of protocol id."""
     states: State = []
-    for name in FILES:
+    evaluations = (file.parent for file in sorted((folder / "evaluations").glob("*/protocol.json")))
+    files = [folder / name for name in FILES]
+    files += [evaluation / name for evaluation in evaluations for name in OF_AN_EVALUATION]
+    for file in files:
         try:
-            stat = (folder / name).stat()
+            stat = file.stat()
             states.append([stat.st_size, stat.st_mtime_ns])
         except OSError:
             states.append(None)
@@ -171,9 +178,5 @@ def _load(file: Path) -> tuple[dict[str, dict[str, Any]], pa.Table]:
 def _save(file: Path, index: Index) -> None:
     metadata = json.dumps({"code": hash_code(), "entries": index.entries})
     table = index.table.replace_schema_metadata({"index": metadata})
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
+    with replacing_file(file) as temporary:
         feather.write_feather(table, str(temporary), compression="lz4")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,35 +1,58 @@
-"""What cells and settings are called in tables, figures and sentences: one place, so that they are called the same."""
+"""What cells and settings are called in tables, figures and sentences: one place, so that they are called the same.
+
+What of a setting is the paper's goes without saying; whatever is not is said wherever the setting is named.
+"""
 
 import json
+from collections.abc import Hashable
 from functools import cache
+from typing import Any
 
 import pandas as pd
 
-from results.read.schema import ADDED_COLUMNS, CONFIGURATION
+from harness.fields import FIELDS
+from results.read.schema import CONFIGURATION, TRAINING_COLUMNS
 
-# What of a setting is said only where it is not the paper's.
-NEUTRAL = {"architecture": "mlp", "mixed_precision": "no", **ADDED_COLUMNS}
+# The columns that name a setting beside data set, size and budget, and the paper's values in them (at 32 px).
+_NAMED_OTHERWISE = ("variant", "options", "dataset", "image_size", "seed")
+NEUTRAL: dict[str, Any] = {
+    name: FIELDS[name].default_among({"image_size": 32}) for name in TRAINING_COLUMNS if name not in _NAMED_OTHERWISE
+} | {"training": "{}"}
 LABEL_COLUMNS = [column for column in CONFIGURATION if column.name in NEUTRAL]
+BARE = ("architecture", "mixed_precision")  # whose values say what they are
 
 
 def label_setting(row: pd.Series) -> str:
-    """What differs from NEUTRAL, as in "conv, bf16, ema_decay=0.999"; nothing where nothing does."""
-    return _label(*(row[name] for name in NEUTRAL))
+    """What differs from the paper's setting, as in "learning_rate=0.003, conv, bf16, ema_decay=0.999"; or nothing."""
+    return _label(row["image_size"], *(_plain(row[name]) for name in NEUTRAL))
 
 
 def label_settings(rows: pd.DataFrame) -> list[str]:
     """label_setting of each row."""
-    return [_label(*values) for values in zip(*(rows[name] for name in NEUTRAL), strict=True)]
+    columns = (map(_plain, rows[name]) for name in NEUTRAL)
+    return [_label(*values) for values in zip(rows["image_size"], *columns, strict=True)]
+
+
+def _plain(value: Any) -> Hashable:
+    """A missing number is None."""
+    return None if pd.isna(value) else value
 
 
 @cache
-def _label(architecture: str, mixed_precision: str, training: str) -> str:
-    parts = [architecture] if architecture != NEUTRAL["architecture"] else []
-    parts += [mixed_precision] if mixed_precision != NEUTRAL["mixed_precision"] else []
-    for name, value in json.loads(training).items():
-        text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-        parts.append(f"{name}={text}")  # as `--set` takes it
+def _label(image_size: Any, *values: Any) -> str:
+    parts = []
+    for name, value in zip(NEUTRAL, values, strict=True):
+        if name == "training":
+            parts += [f"{key}={_format(inner)}" for key, inner in json.loads(value).items()]  # as `--set` takes it
+        elif value is not None and value != FIELDS[name].default_among({"image_size": image_size}):
+            parts.append(str(value) if name in BARE else f"{name}={_format(value)}")
     return ", ".join(parts)
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def add_label(text: str, label: str) -> str:

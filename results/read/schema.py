@@ -1,29 +1,25 @@
 """The tables of a collection: each column's name, type and meaning. SCHEMA.md is this, written out; a test compares."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from harness.record import ADDED_FIELDS
+from harness.fields import FIELDS
+from harness.measures import Measure, select
 
 # Raised when a column changes its name, type or meaning, or goes away; a new column does not raise it.
-SCHEMA_VERSION = 1
-# Columns of runs that came when there were collections already, and what those would have held in them.
-ADDED_COLUMNS = {"training": "{}"}
+SCHEMA_VERSION = 2
 ARROW = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64()}
 
-# How the text below names groups of columns that other modules need as such.
-SCORES = ["fid", "inception_score", "inception_score_10", "inception_score_10_std", "kid", "kid_stderr"]
-SCORES += ["precision", "recall", "density", "coverage", "fid_infinity"]
-POSTERIOR = ["sigma_mean", "sigma_std", "mu_mean", "mu_std", "noise_share", "active_units", "kl", "prior_kl"]
-POSTERIOR += ["reconstruction_l1", "collapse"]
-NUMBERS = [*SCORES, *(name for name in POSTERIOR if name != "collapse")]
+# Names of measures, as columns have them.
+SCORES = [measure.name for measure in select("eval")]
+POSTERIOR = [*(measure.name for measure in select("posterior")), "collapse"]
+NUMBERS = [measure.name for measure in select()]
 # What is averaged over seeds: not the errors that belong to a single evaluation.
-MEASURES = [name for name in NUMBERS if name not in ("inception_score_10_std", "kid_stderr")]
-LOWER_IS_BETTER = {"fid", "kid", "fid_infinity", "reconstruction_l1"}
-HIGHER_IS_BETTER = {"inception_score", "inception_score_10", "precision", "recall", "density", "coverage"}
+OVER_SEEDS = [measure.name for measure in select(over_seeds=True)]
+LOWER_IS_BETTER = {measure.name for measure in select() if measure.better == "lower"}
+HIGHER_IS_BETTER = {measure.name for measure in select() if measure.better == "higher"}
 
 
 @dataclass(frozen=True)
@@ -40,14 +36,18 @@ def _columns(text: str) -> list[Column]:
     return [Column(name, kind, meaning) for name, kind, meaning in rows]
 
 
-CONFIGURATION = _columns(f"""
+def _columns_of(measures: Iterable[Measure]) -> list[Column]:
+    return [Column(measure.name, "number", measure.meaning) for measure in measures]
+
+
+CONFIGURATION = _columns("""
     sweep | string | the sweep that first asked for the run; changes no number
-    variant | string | what was trained: a name of the README's list, or package.module:Class
+    variant | string | what was trained: a variant's name, or package.module:Class
     options | string | the variant's parameters, a JSON object with sorted keys
     dataset | string | name of the training set
     image_size | integer | side of the square images, px
     seed | integer | of the training
-    epochs | integer | passes over the training set that were asked for
+    epochs | integer | the budget: passes over the training set
     batch_size | integer | images a step, over all processes
     learning_rate | number | the optimizer's
     latent_dim | integer | dimensions of the code
@@ -55,9 +55,13 @@ CONFIGURATION = _columns(f"""
     channels | integer | 1 or 3; grey images are repeated to 3
     max_images | integer | a subset of the training set; empty: all of it
     mixed_precision | string | no, tf32, bf16 or fp16
-    training | string | what differs from {json.dumps(ADDED_FIELDS)}: a JSON object with sorted keys, {{}} for nothing
+    training | string | every other setting of the training that is not its default: a JSON object with sorted keys
     eval_every | integer | epochs between evaluations
 """)
+# Fields of the configuration that change the trained weights and have a column of their own; the others are `training`.
+OWN_COLUMNS = [column.name for column in CONFIGURATION if column.name in FIELDS]
+TRAINING_COLUMNS = [name for name in OWN_COLUMNS if FIELDS[name].changes == "training"]
+IN_TRAINING = [name for name, field in FIELDS.items() if field.changes == "training" and name not in OWN_COLUMNS]
 PROTOCOL_COLUMNS = _columns("""
     protocol | string | paper, clean or published: how the scores were taken
     protocol_id | string | hash of all that changes a score's value; scores of different ids are different quantities
@@ -67,33 +71,15 @@ PROTOCOL_COLUMNS = _columns("""
     n_real | integer | images of the reference
     n_fake | integer | images generated
 """)
-SCORE_COLUMNS = _columns("""
-    fid | number | Frechet distance of the features, lower is better
-    inception_score | number | over one split, higher is better
-    inception_score_10 | number | mean over ten splits
-    inception_score_10_std | number | standard deviation over the ten splits
-    kid | number | kernel distance, unbiased (may be negative), lower is better
-    kid_stderr | number | its standard error over subsets
-    precision | number | share of generated images inside the real manifold, 0 to 1
-    recall | number | share of real images inside the generated manifold, 0 to 1; low: mode collapse
-    density | number | of real neighbourhoods around generated images; may exceed 1
-    coverage | number | share of real neighbourhoods that hold a generated image, 0 to 1
-    fid_infinity | number | FID extrapolated to infinitely many generated images
-""")
-POSTERIOR_COLUMNS = _columns("""
-    sigma_mean | number | mean of sigma of q(z, given x), absolute values, over images and dimensions
-    sigma_std | number | standard deviation of the same
-    mu_mean | number | mean of mu over images and dimensions
-    mu_std | number | standard deviation of the same
-    noise_share | number | E[sigma^2] / (Var(mu) + E[sigma^2]), 0 to 1
-    active_units | number | dimensions with Var(mu) > 0.01
-    kl | number | KL(q(z, given x), prior), mean over images, nats
-    prior_kl | number | KL of the aggregated posterior's Gaussian fit to the prior, nats
-    reconstruction_l1 | number | mean absolute pixel difference of decoded posterior samples, images in [-1, 1]
+SCORE_COLUMNS = _columns_of(select("eval"))
+POSTERIOR_COLUMNS = [
+    *_columns_of(select("posterior")),
+    *_columns("""
     collapse | string | variance (noise share below 5 %), posterior (above 95 %), none, or no posterior
     sigma_mean_smallest_dim | number | mean sigma of the dimension where it is smallest
     sigma_mean_largest_dim | number | mean sigma of the dimension where it is largest
-""")
+    """),
+]
 PROGRESS_COLUMNS = _columns("""
     epoch | integer | epochs trained when this was measured; 0: before training
     images_seen | integer | training images seen by then
@@ -140,7 +126,7 @@ PROVENANCE = _columns("""
     versions | string | Python, aaebench, torch, accelerate, numpy
     git_commit | string | of the code
     data_sha256 | string | of the prepared training set
-    protocol_id | string | of its scores
+    protocol_ids | string | of its evaluations, separated by spaces
     training_hours | number | wall-clock hours of training, from its records
     evaluation_hours | number | wall-clock hours of evaluation
     gpu_hours | number | the two together, times the processes; 0 on a CPU
@@ -154,7 +140,7 @@ PROTOCOLS = _columns("""
 
 def suffixed(columns: Iterable[Column], suffixes: dict[str, str]) -> list[Column]:
     """`<name>_<suffix>` for each column of numbers and each suffix with its meaning."""
-    numbers = [column for column in columns if column.name in MEASURES]
+    numbers = [column for column in columns if column.name in OVER_SEEDS]
     return [
         Column(f"{column.name}_{suffix}", "number", f"{meaning} of {column.name}")
         for column in numbers

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from results.compute.summary import is_missing
-from results.show.tables import MARKED, SHOWN, PaperTable, format_cell, is_baseline, shown_columns
+from results.compute.tables import MARKED, SHOWN, PaperTable, format_cell, is_baseline, shown_columns
 
 NOTES = (
     "Underlined: the baseline. Bold: best, and distinguishable from every other (paired t test over seeds, Holm, "

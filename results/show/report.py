@@ -133,6 +133,7 @@ def describe_provenance(analysis: Analysis) -> list[tuple[str, str]]:
         ("GPU-hours", f"{hours.iloc[2]:.2f}"),
         ("interruptions", str(int(runs.drop_duplicates("run_id")["interruptions"].sum()))),
         ("protocol ids", ", ".join(sorted(runs["protocol_id"].dropna().unique())) or "none yet"),
+        ("also scored under, not shown", ", ".join(analysis.collection.unshown) or "nothing"),
         ("data (SHA-256)", distinct(table["data_sha256"].str[:16])),
         ("sweeps", distinct(runs.drop_duplicates("run_id")["sweep"])),
     ]

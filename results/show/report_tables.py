@@ -9,9 +9,9 @@ import pandas as pd
 from results.compute.analysis import Analysis
 from results.compute.collapse import SAMPLERS
 from results.compute.summary import is_missing
+from results.compute.tables import MARKED, SHOWN, PaperTable, format_cell, is_baseline, shown_columns
 from results.read.labels import label_cells, name_place
 from results.show.render import notes_of
-from results.show.tables import MARKED, SHOWN, PaperTable, format_cell, is_baseline, shown_columns
 
 MOST_ROWS = 1000  # of a table with a row per run; the CSV has all
 LABELS = {"fid": "FID", "inception_score": "IS", "kid": "KID", "noise_share": "noise share"}

@@ -11,9 +11,9 @@ from pyarrow import csv, parquet
 
 from harness.errors import InputError
 from results.compute.analysis import FILES, Analysis
-from results.read.schema import ADDED_COLUMNS, SCHEMA_VERSION, Column, arrow_schema
+from results.compute.tables import TABLE
+from results.read.schema import SCHEMA_VERSION, Column, arrow_schema
 from results.show.render import render_latex, render_markdown
-from results.show.tables import TABLE
 
 MANIFEST = "collection.json"
 
@@ -68,8 +68,7 @@ def load_runs(out: Path) -> pd.DataFrame:
                 f"{out} has schema version {version}, and this aaebench reads {SCHEMA_VERSION}; "
                 "collect its run folders again with this version"
             )
-        runs = parquet.read_table(out / "runs.parquet").to_pandas()
-        return runs.assign(**{name: value for name, value in ADDED_COLUMNS.items() if name not in runs})
+        return parquet.read_table(out / "runs.parquet").to_pandas()
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise InputError(f"cannot read the collection {out}: {error}; collect its run folders again") from error
 

@@ -1,5 +1,6 @@
 """Run folders as the harness writes them, with chosen numbers."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from PIL import Image
 
 from harness.record import RunFolder
 
+NOT_SCORES = ("sampler", "sampling_seed", "protocol", "protocol_id", "extractor", "n_real", "n_fake")
 CONFIG = {
     "variant": "aae",
     "options": {"sigma": "linear"},
@@ -17,12 +19,13 @@ CONFIG = {
     "max_images": None,
     "seed": 0,
     "epochs": 10,
-    "batch_size": 128,
-    "learning_rate": 1e-3,
+    "batch_size": 1024,
+    "learning_rate": 1e-4,
     "latent_dim": 10,
     "architecture": "mlp",
     "mixed_precision": "no",
     "eval_every": 5,
+    "protocol": [{"name": "paper"}],
     "sweep": "test",
 }
 
@@ -54,14 +57,55 @@ def write_run(
     status: dict[str, Any] | None = None,
     **config: Any,
 ) -> RunFolder:
+    """`evaluations`: by epoch, `eval/<name>` of prior samples, `eval.<sampler>[-<sampling seed>]/<name>` of others,
+    `floor.<which>/<name>` and `posterior/<name>`.
+    """
     folder = RunFolder(root / name)
     folder.ask_for(CONFIG | config)
     folder.write_environment({"run_id": name, "git_commit": "abc", "num_processes": 1})
     for epoch in range(11):
         losses = {"loss/reconstruction": 1 / (epoch + 1), "time/images_per_second": 1000.0} if epoch else {}
-        folder.append_record({"epoch": epoch, "images_seen": 100 * epoch, **losses, **evaluations.get(epoch, {})})
+        folder.append_record({"epoch": epoch, "images_seen": 100 * epoch, **losses})
+    for epoch, values in evaluations.items():
+        write_evaluation(folder, epoch, values)
     folder.write_status(state, **(status or {"epoch": 10, "epochs": 10, "interruptions": 2}))
     return folder
+
+
+def write_evaluation(folder: RunFolder, epoch: int, values: dict[str, Any]) -> None:
+    """What one epoch's weights scored under one protocol."""
+    groups: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        group, _, name = key.partition("/")
+        groups.setdefault(group, {})[name] = value
+    said = {name: groups["eval"].pop(name) for name in ("protocol", "protocol_id", "extractor", "n_real", "n_fake")}
+    floor = {group.removeprefix("floor."): scores for group, scores in groups.items() if group.startswith("floor.")}
+    protocol = {"id": said["protocol_id"], "name": said["protocol"], "normalisation": "batch", "floor": floor}
+    evaluation = folder.evaluation(said["protocol_id"])
+    evaluation.create({**protocol, **{name: said[name] for name in ("extractor", "n_real", "n_fake")}})
+    place = {"epoch": epoch, "images_seen": 100 * epoch}
+    lines = [{**place, **{f"posterior/{name}": value for name, value in groups.get("posterior", {}).items()}}]
+    for group, scores in groups.items():
+        if group == "eval" or group.startswith("eval."):
+            sampler, _, seed = (group.partition(".")[2] or "prior").partition("-")
+            own = {name: value for name, value in scores.items() if name not in NOT_SCORES}
+            line = {"sampler": sampler, "sampling_seed": int(seed or 0)}
+            lines.append({**place, **line, **{f"eval/{name}": value for name, value in own.items()}})
+    evaluation.append(lines)
+
+
+def score_again(folder: RunFolder, protocol: str, protocol_id: str, **definition: Any) -> None:
+    """Another reading of a run, in which everything scores the same."""
+    (first,) = folder.find_evaluations()
+    other = folder.evaluation(protocol_id)
+    other.create({**first.read_protocol(), "id": protocol_id, "name": protocol, **definition})
+    other.append(first.read())
+
+
+def edit_evaluations(folder: Path, pattern: str, replacement: str) -> None:
+    """Replace what the lines of a run's evaluations say."""
+    for file in folder.glob("evaluations/*/records.jsonl"):
+        file.write_text(re.sub(pattern, replacement, file.read_text()))
 
 
 def write_picture(folder: RunFolder, epoch: int) -> None:

@@ -18,7 +18,7 @@ from results.compute.collapse import build_collapse_table
 from results.compute.summary import summarise
 from results.read.collect import collect
 from results.read.schema import COLUMNS
-from tests.results.runs import CONFIG, evaluation, write_run
+from tests.results.runs import CONFIG, evaluation, score_again, write_run
 
 
 @pytest.fixture
@@ -110,9 +110,13 @@ class TestProblems:
             ("config.json", "{}", "missing 'sweep'"),
             ("config.json", json.dumps(CONFIG | {"variant": ["x"]}), "variant"),
             ("status.json", '{"state": "half"}', "status.json has the state 'half'"),
-            ("records.jsonl", "", "it is done and has no evaluation"),
+            ("evaluations/paper-1/records.jsonl", "", "it is done and has no evaluation"),
             ("records.jsonl", '[]\n{"epoch": 1}\n', "records.jsonl, line 1"),
-            ("records.jsonl", '{"epoch": 1, "images_seen": 1, "eval/fid": "x"}\n', "fid is 'x' in epoch 1"),
+            (
+                "evaluations/paper-1/records.jsonl",
+                '{"epoch": 1, "images_seen": 1, "sampler": "prior", "eval/fid": "x"}\n',
+                "fid is 'x' in epoch 1",
+            ),
             ("status.json", "[]", "status.json holds no JSON object"),
             ("records.jsonl", 'x\n{"epoch": 1}\n', "records.jsonl, line 1"),
             ("records.jsonl", '{"no": "epoch"}\n{}\n', "it is no record with epoch and images_seen"),
@@ -165,10 +169,44 @@ def test_a_variant_without_posterior_is_in_the_tables_all_the_same(tmp_path: Pat
     assert build_collapse_table(collection.runs).empty
 
 
-def test_the_same_seed_with_other_evaluations_is_another_cell(tmp_path: Path) -> None:
-    write_run(tmp_path, "a", {10: evaluation(5)})
-    write_run(tmp_path, "b", {10: evaluation(9)}, eval_every=2)
+def test_one_training_counts_once_however_often_it_is_there(tmp_path: Path) -> None:
+    """n is the number of different seeds: of another evaluation, a copy and a second training of a seed, one counts."""
+    write_run(tmp_path / "first", "a", {10: evaluation(5)})
+    write_run(tmp_path / "second", "a", {10: evaluation(5)})
+    write_run(tmp_path, "trained-again", {10: evaluation(9)}, eval_every=2)
+    write_run(tmp_path, "other-seed", {10: evaluation(7)}, seed=1)
+    collection = collect(tmp_path)
+    assert summarise(collection.runs)["n"].tolist() == [2]
+    reasons = dict(zip(collection.problems["run_id"], collection.problems["reason"], strict=True))
+    assert reasons["a"].startswith("another folder of this run was read")
+    assert reasons["trained-again"] == "another run of the same cell and seed was read: a"
+
+
+def test_two_networks_of_features_are_two_cells(tmp_path: Path) -> None:
+    for number, digest in enumerate(("aa", "bb")):
+        write_run(tmp_path, digest, {10: evaluation(5 + number)}, variant="dfc_vae", feature_sha256=digest)
     assert summarise(collect(tmp_path).runs)["n"].tolist() == [1, 1]
+
+
+def test_the_noise_of_sampling_stands_beside_the_spread_over_seeds(tmp_path: Path) -> None:
+    for seed, fid in enumerate((10.0, 12.0, 14.0)):
+        repeated = {f"eval.prior-{k}/fid": fid + k / 10 for k in (1, 2)}
+        write_run(tmp_path, f"run{seed}", {10: evaluation(fid) | repeated}, seed=seed)
+    (row,) = summarise(collect(tmp_path).runs).to_dict(orient="records")
+    assert row["n"] == 3
+    assert row["fid_std"] == pytest.approx(2)
+    assert row["fid_sampling_std"] == pytest.approx(0.1)
+    assert 1.9 < row["fid_training_std"] < 2
+
+
+def test_a_longer_run_serves_the_smaller_budgets_of_its_setting(tmp_path: Path) -> None:
+    write_run(tmp_path, "short", {5: evaluation(20), 10: evaluation(15)}, seed=0)
+    longer = {5: evaluation(21), 10: evaluation(16), 20: evaluation(9)}
+    write_run(tmp_path, "long", longer, seed=1, epochs=20, status={"epoch": 20, "epochs": 20})
+    write_run(tmp_path, "unmeasured", {5: evaluation(1), 20: evaluation(11)}, seed=2, epochs=20)
+    summary = summarise(collect(tmp_path).runs).set_index("epochs")
+    assert summary.loc[10, ["n", "fid_mean"]].tolist() == [2, 15.5]
+    assert summary.loc[20, ["n", "fid_mean"]].tolist() == [2, 10]
 
 
 def test_provenance_says_how_a_run_was_split_and_compiled_where_it_is_recorded(root: Path) -> None:
@@ -223,7 +261,7 @@ class TestCommand:
 
 
 def test_the_printed_summary_has_a_table_per_protocol(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(root, "aae-clean", {10: evaluation(1, protocol_id="clean-1")}, seed=2)
+    score_again(RunFolder(root / "aae-0"), "clean", "clean-1")
     print_summary(summarise(collect(root).runs))
     printed = capsys.readouterr().out
     assert printed.count("protocol clean-1") == printed.count("protocol paper-1") == 1

@@ -119,7 +119,7 @@ class TestBadInput:
         (tmp_path / "old").mkdir()
         (tmp_path / "old" / "collection.json").write_text(json.dumps({"schema_version": 99}))
         assert compare(before, tmp_path / "old") == 2
-        assert "schema version 99, and this aaebench reads 1" in capfd.readouterr().err
+        assert "schema version 99, and this aaebench reads 2" in capfd.readouterr().err
 
     def test_no_finished_run(self, before: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "b" / "x").mkdir(parents=True)

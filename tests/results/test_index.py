@@ -12,7 +12,7 @@ import results.read.index
 from harness.record import RunFolder
 from results.read.collect import collect
 from results.read.index import NAME, load_index, scan
-from tests.results.runs import evaluation, write_campaign, write_run
+from tests.results.runs import evaluation, write_campaign, write_evaluation, write_run
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_what_did_not_change_is_not_read_again(root: Path, read: list[str]) -> N
 
 def test_a_run_that_went_on_is_read_again_and_only_that(root: Path, read: list[str]) -> None:
     folder = RunFolder(root / "aae-digits-32-seed1")
-    folder.append_record({"epoch": 11, "images_seen": 1100, **evaluation(0.5)})
+    write_evaluation(folder, 11, evaluation(0.5))
     runs = collect(root).runs
     assert read == ["aae-digits-32-seed1"]
     assert runs.loc[runs["epoch"] == 11, "fid"].tolist() == [0.5]

@@ -1,6 +1,5 @@
 """What is not the paper's setting is said wherever the setting is named."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from results.show.report_tables import (
     build_run_tables,
 )
 from results.show.sentences import describe
-from tests.results.runs import write_campaign
+from tests.results.runs import edit_evaluations, write_campaign
 
 FIDS = {"aae": [30.0, 31.0, 29.0], "n_iter": [20.2, 21.0, 19.1]}
 CHANGED: dict[str, Any] = {"architecture": "conv", "mixed_precision": "bf16", "ema_decay": 0.999}
@@ -53,12 +52,15 @@ def texts(table: Any) -> set[str]:
         ({}, ""),
         ({"architecture": "conv"}, "conv"),
         ({"mixed_precision": "tf32"}, "tf32"),
+        ({"learning_rate": 3e-3}, "learning_rate=0.003"),
+        ({"batch_size": 256, "image_size": 64}, ""),
+        ({"batch_size": 256, "latent_dim": 2, "max_images": 5000.0}, "batch_size=256, latent_dim=2, max_images=5000"),
         ({"training": '{"betas": [0.5, 0.999], "optimizer": "adamw"}'}, "betas=[0.5,0.999], optimizer=adamw"),
         ({"mixed_precision": "bf16", "training": '{"sync_batchnorm": true}'}, "bf16, sync_batchnorm=true"),
     ],
 )
-def test_a_label_says_what_differs_and_nothing_else(changed: dict[str, str], label: str) -> None:
-    assert label_setting(pd.Series({**NEUTRAL, **changed})) == label
+def test_a_label_says_what_differs_and_nothing_else(changed: dict[str, Any], label: str) -> None:
+    assert label_setting(pd.Series({"image_size": 32, **NEUTRAL, **changed})) == label
 
 
 class TestTables:
@@ -77,7 +79,8 @@ class TestTables:
 
     def test_the_csv_has_columns_for_it(self, both: Analysis) -> None:
         expected = {"architecture": "conv", "mixed_precision": "bf16", "training": '{"ema_decay": 0.999}'}
-        assert both.tables[1].rows[[*NEUTRAL]].drop_duplicates().to_dict(orient="records") == [expected]
+        (found,) = both.tables[1].rows[[*NEUTRAL]].drop_duplicates().to_dict(orient="records")
+        assert found.items() >= expected.items()
         for name in ("collapse", "claims_evidence", "comparisons", "summary"):
             assert {*NEUTRAL} <= set(both.frames[name]), name
 
@@ -150,8 +153,8 @@ class TestSentences:
     def test_the_collapse_of_different_settings_is_not_averaged(self, tmp_path: Path) -> None:
         write_campaign(tmp_path, {"aae": [30.0]})
         write_campaign(tmp_path, {"aae": [30.0]}, prefix="conv-", architecture="conv")
-        for file in tmp_path.glob("conv-*/records.jsonl"):
-            file.write_text(re.sub('"posterior/sigma_mean": [0-9.]+', '"posterior/sigma_mean": 0.9', file.read_text()))
+        for folder in tmp_path.glob("conv-*"):
+            edit_evaluations(folder, '"posterior/sigma_mean": [0-9.]+', '"posterior/sigma_mean": 0.9')
         sentences = "\n".join(describe(analyse(collect(tmp_path))))
         assert "The AAE's mean sigma goes from 0.600 before training to 0.100" in sentences
         assert "The AAE's mean sigma (conv) goes from 0.900 before training to 0.900" in sentences

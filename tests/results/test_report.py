@@ -17,9 +17,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from aaebench import app
 from harness.commands import call
-from harness.record import RunFolder
+from harness.record import RunFolder, find_run_folders
 from tests.conftest import require
-from tests.results.runs import evaluation, write_campaign, write_run
+from tests.results.runs import evaluation, score_again, write_campaign, write_run
 
 SIX = ["aae", "latent_mapping", "n_iter", "kld_loss", "feature", "equal_linear"]
 
@@ -244,11 +244,13 @@ class TestBadInput:
 
     def test_mixed_protocols(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         write_campaign(tmp_path / "runs", {"aae": [3.0]})
-        write_campaign(tmp_path / "runs", {"aae": [3.0]}, prefix="other", protocol_id="clean-1")
-        assert report(tmp_path / "runs", "--out", tmp_path / "out") == 2
+        score_again(next(find_run_folders(tmp_path / "runs")), "paper", "paper-2", n_fake=50)
+        assert report(tmp_path / "runs", "--out", tmp_path / "out", "--protocol", "paper") == 2
         assert "choose one with --protocol" in capfd.readouterr().err
         assert not (tmp_path / "out").exists()
-        assert report(tmp_path / "runs", "--out", tmp_path / "out", "--protocol", "clean-1") == 0
+        assert report(tmp_path / "runs", "--out", tmp_path / "out") == 0
+        assert "also there: paper-2" in capfd.readouterr().err
+        assert report(tmp_path / "runs", "--out", tmp_path / "out", "--protocol", "paper-2") == 0
 
     def test_a_strange_interval(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         write_campaign(tmp_path / "runs", {"aae": [3.0]})

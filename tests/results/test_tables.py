@@ -9,14 +9,15 @@ import pandas as pd
 import pytest
 
 from harness.errors import InputError
+from harness.record import find_run_folders
 from results.compute.analysis import Analysis, analyse
 from results.compute.baseline import build_comparisons, mark_best
 from results.compute.summary import reported_rows, summarise
 from results.read.collect import collect
-from results.read.protocols import choose_protocol
+from results.read.protocols import choose_protocol, describe_choice
 from results.show.render import render_latex, render_markdown
 from results.show.sentences import describe
-from tests.results.runs import evaluation, write_campaign, write_run
+from tests.results.runs import edit_evaluations, evaluation, score_again, write_campaign, write_run
 
 CLEAR = {"aae": [30.0, 31.0, 29.0], "n_iter": [20.2, 21.0, 19.1], "kld_loss": [29.8, 31.3, 28.9]}
 
@@ -102,8 +103,7 @@ def test_higher_is_better_for_the_inception_score(tmp_path: Path) -> None:
 def test_a_nan_score_stays_visible_and_is_averaged_away_nowhere(tmp_path: Path) -> None:
     write_campaign(tmp_path, {"aae": [10.0, 11.0, 12.0], "n_iter": [1.0, 2.0]})
     folder = write_run(tmp_path, "nan", {10: evaluation(0.0)}, variant="n_iter", seed=2)
-    records = folder.path / "records.jsonl"
-    records.write_text(records.read_text().replace('"eval/fid": 0.0', '"eval/fid": NaN'))
+    edit_evaluations(folder.path, '"eval/fid": 0.0', '"eval/fid": NaN')
     analysis = analysis_of(tmp_path)
     row: Any = analysis.summary.set_index("variant").loc["n_iter"]
     assert math.isnan(row["fid_mean"])
@@ -200,21 +200,27 @@ class TestReportedEpoch:
 class TestProtocols:
     @pytest.fixture
     def mixed(self, tmp_path: Path) -> Path:
-        for name, normalisation in (("paper", "batch"), ("clean", "running")):
-            write_campaign(tmp_path, {"aae": [10.0, 11.0]}, prefix=name, protocol_id=f"{name}-1")
-            for folder in tmp_path.glob(f"{name}*"):
-                content = json.loads((folder / "environment.json").read_text())
-                content["protocol"] = {"name": name, "normalisation": normalisation, "n_fake": 100}
-                (folder / "environment.json").write_text(json.dumps(content))
-                records = folder / "records.jsonl"
-                records.write_text(
-                    records.read_text().replace('"eval/protocol": "paper"', f'"eval/protocol": "{name}"')
-                )
+        write_campaign(tmp_path, {"aae": [10.0, 11.0]}, protocol_id="paper-1")
+        for folder in find_run_folders(tmp_path):
+            score_again(folder, "clean", "clean-1", normalisation="running")
         return tmp_path
 
-    def test_a_mixture_is_refused_with_the_fields_that_differ(self, mixed: Path) -> None:
-        with pytest.raises(InputError, match=r"name \(.*normalisation \(.*choose one with --protocol"):
-            choose_protocol(collect(mixed), None)
+    def test_where_nobody_says_which_it_is_the_papers_and_the_others_are_named(self, mixed: Path) -> None:
+        chosen = choose_protocol(collect(mixed), None)
+        assert set(chosen.runs["protocol_id"]) == {"paper-1"}
+        assert describe_choice(chosen) == "shown: paper-1; also there: clean-1 (--protocol ID shows one of them)"
+        assert len(chosen.provenance) == 2, "the runs are there, whichever of their readings is shown"
+
+    def test_a_name_that_leaves_several_is_refused_with_the_fields_that_differ(self, mixed: Path) -> None:
+        for folder in find_run_folders(mixed):
+            folder.evaluation("clean-1").path.rename(folder.evaluations / "kept-aside")
+            (folder.evaluations / "kept-aside" / "protocol.json").rename(folder.path / "protocol.json")
+            score_again(folder, "paper", "paper-2", n_fake=50)
+        with pytest.raises(InputError, match=r"n_fake \(.*choose one with --protocol"):
+            choose_protocol(collect(mixed), "paper")
+
+    def test_two_readings_of_a_training_are_no_two_seeds(self, mixed: Path) -> None:
+        assert summarise(collect(mixed).runs)["n"].tolist() == [2, 2]
 
     @pytest.mark.parametrize("wanted", ["clean", "clean-1"])
     def test_one_can_be_chosen_by_name_or_id(self, mixed: Path, wanted: str) -> None:
@@ -231,7 +237,9 @@ class TestProtocols:
         ] == [{"clean-1"}, {"paper-1"}]
         assert analysis.frames["gap"]["fid_gap"].tolist() == [0.0]
         assert set(analysis.frames["claims"]["protocol"]) == {"paper", "clean"}
-        assert set(analysis.frames["protocols"]["field"]) == {"name", "normalisation", "n_fake"}
+        assert set(analysis.frames["protocols"]["field"]) == {
+            *("name", "normalisation", "extractor", "n_real", "n_fake", "id")
+        }
 
 
 def test_runs_of_two_sweeps_with_the_same_settings_are_one_cell(tmp_path: Path) -> None:

@@ -8,16 +8,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from pyarrow import parquet
 
 import results.read.index
 from aaebench import app
 from harness.commands import call
 from harness.config import build_config
-from harness.record import ADDED_FIELDS
+from harness.fields import FIELDS
 from results.compute.summary import summarise
 from results.read.collect import collect
-from results.read.schema import RUNS, Column, arrow_schema
+from results.read.schema import IN_TRAINING, RUNS, Column, arrow_schema
 from tests.results.runs import evaluation, write_campaign, write_run
 
 OTHER = {
@@ -28,7 +27,10 @@ OTHER = {
     "gradient_accumulation": 2,
     "ema_decay": 0.999,
     "sync_batchnorm": True,
+    "feature_sha256": "ab",
 }
+WRITTEN = {name: value for name, value in OTHER.items() if name != "feature_sha256"} | {"weight_decay": 0.1}
+USUAL: dict[str, Any] = {name: FIELDS[name].default_among({}) for name in IN_TRAINING}
 FIDS = {"aae": [10.0, 11.0, 12.0]}
 
 
@@ -46,7 +48,7 @@ def trainings(root: Path) -> set[str]:
 
 
 class TestCells:
-    @pytest.mark.parametrize("name", ADDED_FIELDS)
+    @pytest.mark.parametrize("name", IN_TRAINING)
     def test_a_run_that_differs_in_one_field_is_no_seed_of_the_others(self, tmp_path: Path, name: str) -> None:
         write_run(tmp_path, "plain", {10: evaluation(5)}, seed=0)
         write_run(tmp_path, "other", {10: evaluation(9)}, seed=1, **{name: OTHER[name]})
@@ -57,9 +59,9 @@ class TestCells:
             write_run(tmp_path, f"run{seed}", {10: evaluation(5)}, seed=seed, ema_decay=decay)
         assert sorted(cells(tmp_path)) == [1, 2]
 
-    def test_an_old_folder_without_the_fields_is_a_seed_of_the_new_neutral_ones(self, tmp_path: Path) -> None:
+    def test_a_folder_without_the_fields_is_a_seed_of_those_with_the_defaults(self, tmp_path: Path) -> None:
         write_run(tmp_path, "old", {10: evaluation(5)}, seed=0)
-        write_run(tmp_path, "new", {10: evaluation(7)}, seed=1, **ADDED_FIELDS)
+        write_run(tmp_path, "new", {10: evaluation(7)}, seed=1, **USUAL)
         assert cells(tmp_path) == [2]
         assert trainings(tmp_path) == {"{}"}
 
@@ -75,19 +77,21 @@ class TestCells:
         assert cells(tmp_path) == [2]
 
     def test_the_column_holds_what_differs_and_nothing_else(self, tmp_path: Path) -> None:
-        fields = {**ADDED_FIELDS, "optimizer": "adamw", "betas": [0.5, 0.999], "gradient_clipping": 1.0}
+        fields = {**USUAL, "optimizer": "adamw", "betas": [0.5, 0.999], "gradient_clipping": 1.0}
         write_run(tmp_path, "run", {10: evaluation(5)}, **fields)
-        assert trainings(tmp_path) == {'{"betas": [0.5, 0.999], "gradient_clipping": 1, "optimizer": "adamw"}'}
+        assert trainings(tmp_path) == {
+            '{"betas": [0.5, 0.999], "gradient_clipping": 1, "optimizer": "adamw", "weight_decay": 0}'
+        }
 
     @pytest.mark.parametrize(
         ("chosen", "differing"),
-        [({}, {}), ({"optimizer": "adamw"}, {"optimizer": "adamw", "weight_decay": 0.01}), (OTHER, OTHER)],
+        [({}, {}), ({"optimizer": "adamw"}, {"optimizer": "adamw"}), (WRITTEN, {**WRITTEN, "weight_decay": 0.1})],
     )
     def test_it_reads_what_the_harness_writes(
         self, tmp_path: Path, chosen: dict[str, Any], differing: dict[str, Any]
     ) -> None:
         written = build_config(chosen).model_dump(mode="json")
-        write_run(tmp_path, "run", {10: evaluation(5)}, **{name: written[name] for name in ADDED_FIELDS})
+        write_run(tmp_path, "run", {10: evaluation(5)}, **{name: written[name] for name in USUAL})
         (training,) = trainings(tmp_path)
         assert json.loads(training) == differing
 
@@ -109,17 +113,6 @@ class TestCompare:
         write_campaign(root / "runs", FIDS, **config)
         assert run("collect", root / "runs", "--out", root / "tables") == 0
         return root / "tables"
-
-    def test_a_collection_from_before_the_column_compares_with_a_new_one(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        old, new = self.write(tmp_path / "old"), self.write(tmp_path / "new", **ADDED_FIELDS)
-        table = parquet.read_table(old / "runs.parquet")
-        parquet.write_table(table.drop_columns(["training"]), old / "runs.parquet")
-        assert run("compare", old, new) == 0
-        printed = capsys.readouterr().out
-        assert "5 identical of 5 comparisons" in printed
-        assert "training:" not in printed
 
     def test_a_setting_in_which_both_differ_as_wholes_is_named(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

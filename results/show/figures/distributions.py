@@ -34,9 +34,9 @@ def draw_posterior(collection: Collection) -> Iterator[Drawing]:
         )
         drawn = False
         for column, cell in enumerate(cells):
-            run_ids = group.loc[group["cell"] == cell, "run_id"].unique()
+            runs = group.loc[group["cell"] == cell, ["run_id", "protocol_id"]].drop_duplicates()
             for axis, what in zip(axes[:, column], ("mu", "sigma"), strict=True):
-                drawn |= _draw_histograms(axis, collection, list(run_ids), what, styles[cell])
+                drawn |= _draw_histograms(axis, collection, runs, what, styles[cell])
             axes[0, column].set_title(cell.replace(" (", "\n("), fontsize=9)
             count_epochs(axes[1, column])
         axes[0, 0].set_ylabel("μ")
@@ -56,12 +56,12 @@ def draw_posterior(collection: Collection) -> Iterator[Drawing]:
         plt.close(figure)
 
 
-def _draw_histograms(axis: Axes, collection: Collection, run_ids: list[str], what: str, style: dict[str, Any]) -> bool:
+def _draw_histograms(axis: Axes, collection: Collection, runs: pd.DataFrame, what: str, style: dict[str, Any]) -> bool:
     pooled: dict[int, np.ndarray] = {}
     edges = np.empty(0)
-    for run_id in run_ids:
+    for run_id, protocol_id in runs.itertuples(index=False):
         epochs, medians = [], []
-        for record in collection.read_records(run_id):
+        for record in collection.read_posteriors(run_id, protocol_id):
             histogram = record.get(f"posterior/{what}_histogram")
             if histogram is None:
                 continue

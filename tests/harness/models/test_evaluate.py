@@ -15,6 +15,7 @@ from harness.record import EvaluationFolder, RunFolder, key_of
 from tests.harness.test_train import SHORT, only_folder, run, untimed
 from tests.harness.trained import command
 
+CLEAN = ("--protocol", "clean", "--extractor", "domain")
 TWO = ("--protocol", "paper", "--protocol", "clean")
 
 
@@ -52,7 +53,7 @@ class TestReadings:
     def test_a_reading_taken_later_is_that_on_the_way(self, scored_once: RunFolder, scored_twice: RunFolder) -> None:
         assert scored_once.path.name == scored_twice.path.name
         trained = (scored_once.path / "records.jsonl").read_bytes(), (scored_once.checkpoints / "latest").readlink()
-        assert command("evaluate", str(scored_once.path.parent), "--protocol", "clean", "--epoch", "all") == 0
+        assert command("evaluate", str(scored_once.path.parent), *CLEAN, "--epoch", "all") == 0
         assert lines(scored_once, "clean") == lines(scored_twice, "clean")
         now = (scored_once.path / "records.jsonl").read_bytes(), (scored_once.checkpoints / "latest").readlink()
         assert now == trained, "nothing is trained"
@@ -60,13 +61,13 @@ class TestReadings:
     def test_only_what_is_missing_is_measured(
         self, scored_once: RunFolder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        assert command("evaluate", str(scored_once.path), "--protocol", "clean") == 0
+        assert command("evaluate", str(scored_once.path), *CLEAN) == 0
         assert [key for key in lines(scored_once, "clean") if key[1]] == [(4, "prior", 0), (4, "reconstruction", 0)]
         before = lines(scored_once, "clean")
-        assert command("evaluate", str(scored_once.path), "--protocol", "clean", "--set", "samplers=[prior, gmm]") == 0
+        assert command("evaluate", str(scored_once.path), *CLEAN, "--set", "samplers=[prior, gmm]") == 0
         assert set(lines(scored_once, "clean")) - set(before) == {(4, "gmm", 0)}
         monkeypatch.setattr("harness.models.evaluate.evaluate_runs", None)  # would fail if it were called
-        assert command("evaluate", str(scored_once.path), "--protocol", "clean") == 0
+        assert command("evaluate", str(scored_once.path), *CLEAN) == 0
         assert "1 had all of it" in capfd.readouterr().err
 
     def test_run_asked_for_another_protocol_reads_the_weights_that_are_there(self, scored_once: RunFolder) -> None:
@@ -91,7 +92,7 @@ def evaluated_under(folder: RunFolder, protocol: str, epoch: int) -> float:
 
 class TestFaults:
     def evaluate(self, folder: RunFolder) -> Any:
-        arguments = ["evaluate", str(folder.path), "--protocol", "clean", "--epoch", "all"]
+        arguments = ["evaluate", str(folder.path), *CLEAN, "--epoch", "all"]
         return subprocess.Popen([sys.executable, "-m", "aaebench", *arguments], stderr=subprocess.PIPE, text=True)
 
     def find(self, folder: RunFolder) -> EvaluationFolder | None:
@@ -108,7 +109,7 @@ class TestFaults:
         process.communicate()
         done = lines(scored_once, "clean")
         assert len(done) > 0
-        assert command("evaluate", str(scored_once.path), "--protocol", "clean", "--epoch", "all") == 0
+        assert command("evaluate", str(scored_once.path), *CLEAN, "--epoch", "all") == 0
         assert lines(scored_once, "clean") == lines(scored_twice, "clean")
 
     def test_two_at_once_lose_nothing(self, scored_once: RunFolder, scored_twice: RunFolder) -> None:
@@ -150,7 +151,7 @@ class TestBadInput:
         folder = only_folder(tmp_path)
         (folder.checkpoints / "best").unlink()
         (folder.checkpoints / "best").symlink_to("epoch-000001-step-000000")
-        assert command("evaluate", str(tmp_path), "--protocol", "clean", "--epoch", "best") == 2
+        assert command("evaluate", str(tmp_path), *CLEAN, "--epoch", "best") == 2
         assert "leads to" in capfd.readouterr().err
 
     def test_a_run_that_is_still_training(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -158,13 +159,13 @@ class TestBadInput:
         folder = only_folder(tmp_path)
         status = folder.read_status()
         folder.write_status("running", epoch=1, epochs=2)
-        assert command("evaluate", str(tmp_path), "--protocol", "clean") == 2
+        assert command("evaluate", str(tmp_path), *CLEAN) == 2
         assert "is not finished (running, epoch 1 of 2)" in capfd.readouterr().err
         folder.write_status("done", epoch=status["epoch"], epochs=2)
         (folder.path / "environment.json").write_text(
             json.dumps(folder.read_environment() | {"data_sha256": "another"})
         )
-        assert command("evaluate", str(tmp_path), "--protocol", "clean") == 2
+        assert command("evaluate", str(tmp_path), *CLEAN) == 2
         assert "was trained on other data" in capfd.readouterr().err
         assert len(folder.find_evaluations()) == 1
 
@@ -177,7 +178,7 @@ class TestBadInput:
         other.create({**protocol, "id": other.protocol_id, "name": "clean", "normalisation": "running"})
         content = json.loads((other.path / "protocol.json").read_text())
         (other.path / "protocol.json").write_text(json.dumps(content | {"extractor_sha256": "0" * 64}))
-        assert command("evaluate", str(scored_once.path), "--protocol", "clean") == 2
+        assert command("evaluate", str(scored_once.path), *CLEAN) == 2
         assert "the extractor domain is another than when clean-0000000000 was begun" in capfd.readouterr().err
 
     @pytest.mark.parametrize(

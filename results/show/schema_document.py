@@ -1,10 +1,10 @@
-"""results/SCHEMA.md, written from the schema itself: `python -m results.read.schema_document`."""
+"""results/SCHEMA.md, written from the schema itself: `python -m results.show.schema_document`."""
 
 from pathlib import Path
 
 from results.compute.analysis import FILES
+from results.compute.tables import TABLE
 from results.read.schema import SCHEMA_VERSION, render_columns
-from results.show.tables import TABLE
 
 DOCUMENT = Path(__file__).parents[1] / "SCHEMA.md"
 HEAD = f"""# The tables of a collection
@@ -18,7 +18,7 @@ does not raise it.
 value that is missing is empty in CSV and null in Parquet; a score that was recorded and is not a number is `nan` in
 both, and named in the column `not_finite`. Every table is tidy: a row for each of what its first line says.
 
-This file is written by `python -m results.read.schema_document`; a test compares it with the code.
+This file is written by `python -m results.show.schema_document`; a test compares it with the code.
 """
 
 

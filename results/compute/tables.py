@@ -9,7 +9,7 @@ import pandas as pd
 from results.compute.baseline import BASELINE, mark_best
 from results.compute.summary import RULES, SETTING, is_missing
 from results.read.labels import LABEL_COLUMNS, NEUTRAL, label_cells, name_setting
-from results.read.schema import MEASURES, Column
+from results.read.schema import OVER_SEEDS, Column
 
 NUMBERS = {"cifar10": 1, "ffhq": 2, "mnist": 3, "emnist": 4, "fashion_mnist": 5}
 # What may differ between the blocks of one table, as in the paper's Table 2: its two image sizes.
@@ -129,7 +129,7 @@ def _add_published(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _prepare_references(references: pd.DataFrame) -> dict[tuple[str, ...], pd.DataFrame]:
     """The rows of each setting, as TABLE has them."""
-    rows = references.rename(columns={name: f"{name}_mean" for name in MEASURES}).assign(kind="reference")
+    rows = references.rename(columns={name: f"{name}_mean" for name in OVER_SEEDS}).assign(kind="reference")
     return {_setting(group.iloc[0]): group for _, group in rows.groupby(_REFERENCED, dropna=False, sort=False)}
 
 
