@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -215,6 +216,10 @@ def call(function: Callable[..., Any], *arguments: Any) -> int:
     """Run a command. Returns: its exit status, 0 if it did not end early."""
     try:
         function(*arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has read enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except CommandError as error:
         if _speaks_for_all(error):
             print(f"aaebench: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,9 +80,33 @@ def test_how_a_run_is_scored_and_for_how_long_it_trains_is_no_part_of_its_identi
 
 # Ids of finished runs. A new field, or a new option of a variant, has a default that does what was done before: it must
 # not rename them. Whoever changes a default on purpose gives the old value another name first.
-PINNED = {
+PINNED: dict[str, dict[str, Any]] = {
     "aae-digits-32px-seed0-95ed5d1150b4": {},
     "aae-digits-32px-seed0-3d86aecc2a2b": {"preset": "demo"},
+    "n_iter-digits-32px-seed0-077a4bf7ee43": {"variant": "n_iter", "options.n": 5},
+    "kld_loss-digits-32px-seed0-eac1eec454da": {"variant": "kld_loss", "options.direction": "prior_posterior"},
+    "latent_mapping-digits-32px-seed0-c2de7b297090": {"variant": "latent_mapping", "options.depth": 8},
+    "combined-digits-32px-seed0-54a69a24a787": {"preset": "all_four"},
+    "combined-digits-32px-seed3-c159728ba2bd": {"preset": "kld_feature", "seed": 3},
+    "aae-fashion_mnist-32px-seed0-c02ea55b3835": {
+        "dataset": "fashion_mnist",
+        "learning_rate": 0.003,
+        "max_images": 5000,
+    },
+    "aae-ffhq-64px-seed0-1c31bfbdc412": {
+        "dataset": "ffhq",
+        "image_size": 64,
+        "architecture": "conv",
+        "mixed_precision": "bf16",
+    },
+    "aae-digits-32px-seed0-cf27ee4698c7": {"optimizer": "adamw", "betas": [0.5, 0.999], "gradient_clipping": 1.0},
+    "beta_vae-digits-32px-seed0-4c1739aa7bc1": {"variant": "beta_vae", "options.beta": 16, "latent_dim": 2},
+    "gan-digits-32px-seed0-fa1c72ce849e": {"variant": "gan", "channels": 1, "ema_decay": 0.999},
+    "aae-digits-32px-seed0-72b3cd58cb0c": {
+        "options.sigma": "exp",
+        "options.kl_weight": 0.1,
+        "gradient_accumulation": 2,
+    },
 }
 
 

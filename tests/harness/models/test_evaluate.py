@@ -213,6 +213,14 @@ class TestShow:
         assert 'protocol: ["paper (domain)", "clean (domain)"]' in shown
         assert shown.count("codes from prior, reconstruction; epochs 0, 2, 4") == 2
 
+    def test_a_reader_that_has_read_enough_ends_it_quietly(self, finished_run: Path) -> None:
+        command = f"{sys.executable} -m aaebench show {finished_run} | true"
+        process = subprocess.run(
+            ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, check=False
+        )
+        assert process.stderr == b""
+        assert process.returncode in (0, 128 + signal.SIGPIPE)
+
     def test_needs_a_run(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         assert command("show", str(tmp_path)) == 2
         assert "is no run folder" in capfd.readouterr().err
