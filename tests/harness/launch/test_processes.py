@@ -49,6 +49,20 @@ def launch(
     )
 
 
+def start_rank(rank: int, *arguments: str, port: int) -> Any:
+    """One of two processes, without a launcher: by the variables that launchers set."""
+    names = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
+    given = {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | given | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+
+
 def finish(process: Any) -> str:
     stdout, stderr = process.communicate(timeout=240)
     assert process.returncode == 0, stderr
@@ -181,6 +195,38 @@ def test_a_run_that_is_done_before_the_second_process_looks_is_left_by_both(tmp_
     )
     finish(launch(None, 2, str(tmp_path / "late.py"), str(tmp_path / "runs")))
     assert only_folder(tmp_path / "runs").read_records() == []
+
+
+WORKERS_LEFT = """
+import atexit, sys
+from pathlib import Path
+def report():
+    names = [(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").iterdir()]
+    print("left:", sum("gloo" in name for name in names), flush=True)
+atexit.register(report)  # what is registered first runs last
+import harness.launch.processes as processes
+these = processes.Processes(processes.build_accelerator())
+print("at work:", these.agree(True), flush=True)
+way = sys.argv[1]
+if way == "left at once" and these.rank == 1: sys.exit()
+if way == "raising": raise KeyError(way)
+if way == "left at once":
+    with processes.explaining_lost_peers():
+        while True: these.agree(True)
+"""
+
+
+@pytest.mark.parametrize("way", ["returning", "raising", "left at once"])
+def test_no_worker_of_gloo_outlives_the_process_group_however_a_users_script_ends(way: str, tmp_path: Path) -> None:
+    """One that does aborts a process now and then: it takes Python's lock while Python shuts down."""
+    script = tmp_path / "script.py"
+    script.write_text(WORKERS_LEFT)
+    port = free_port()
+    ranks = [start_rank(rank, str(script), way, port=port) for rank in (0, 1)]
+    ended = [(process.communicate(timeout=120), process.returncode) for process in ranks]
+    for rank, ((stdout, stderr), status) in enumerate(ended):
+        assert stdout.split("\n") == ["at work: (True,)", "left: 0", ""], stderr
+        assert status == (way == "raising" or (way, rank) == ("left at once", 0)), stderr
 
 
 def test_missing_weights_are_explained_once(tmp_path: Path) -> None:
