@@ -11,7 +11,6 @@ tests/benchmarks/test_processes_and_memory.py). After its first step it would al
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -22,19 +21,25 @@ from torch import Tensor, nn
 from harness.config import RunConfig
 from harness.errors import InputError
 from harness.launch.processes import Processes
-from harness.precision import casting, rounding_products
+from harness.precision import rounding_products
 from harness.seeding import GlobalNoise, derive_seed
 from harness.training.averages import MovingAverage
 from harness.training.capture import CapturedStep, compile_modules
+from harness.training.context import TrainingContext
 from harness.training.optimizer import PhasedAdam
 from variants import Phase, Variant
-from variants.layers import Dropout
+from variants.context import Features
 
 
 class Engine:
-    """One variant under training on the processes. `step` runs its phases in order on one share of a global batch."""
+    """One variant under training on the processes. `step` runs its phases in order on one share of a global batch.
 
-    def __init__(self, processes: Processes, variant: Variant, config: RunConfig) -> None:
+    `features` is the network for a variant that needs one: see variants.context.
+    """
+
+    def __init__(
+        self, processes: Processes, variant: Variant, config: RunConfig, features: Features | None = None
+    ) -> None:
         self.processes, self.config, self.variant = processes, config, variant
         self.zero_stage = _zero_stage(processes.accelerator)
         self.noise = GlobalNoise(
@@ -44,13 +49,9 @@ class Engine:
             self.processes.device,
             parts=config.gradient_accumulation,
         )
-        variant.noise = self.noise
-        variant.computing = partial(casting, config.mixed_precision, self.processes.device)
+        variant.use(TrainingContext(self.noise, config.mixed_precision, features))
         if config.sync_batchnorm and self.processes.num_processes > 1:
             self._synchronise_batchnorm()
-        for module in variant.modules():
-            if isinstance(module, Dropout):
-                module.draw_mask = self.noise.mask
         variant.to(self.processes.device)
         self._parameters = list(variant.parameters())
         self.phases = variant.phases()

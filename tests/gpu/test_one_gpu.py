@@ -32,7 +32,7 @@ def device() -> torch.device:
 def train(name: str, architecture: Any = "mlp", **fields: Any) -> Tensor:
     """The losses of each step and phase, on the CPU."""
     variant = build_default(name, architecture)
-    network: Any = variant.feature_network
+    network: Any = variant.context._features
     network.__self__.to("cuda")
     engine = build_engine(variant, **fields)
     x = torch.rand(STEPS, B, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
