@@ -14,7 +14,8 @@ class TrainingContext(Context):
 
     def __init__(self, draws: GlobalNoise, precision: Precision, features: Features | None = None) -> None:
         super().__init__(draws.generator.device, features)
-        self.draws, self.precision = draws, precision
+        self.draws = draws
+        self.precision: Precision = precision
 
     def noise(self, n: int, latent_dim: int) -> Tensor:
         return self.draws(n, latent_dim)

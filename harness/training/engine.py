@@ -11,13 +11,14 @@ tests/benchmarks/test_processes_and_memory.py). After its first step it would al
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from harness.compat import refresh_master_weights
 from harness.config import RunConfig
 from harness.errors import InputError
 from harness.launch.processes import Processes
@@ -175,7 +176,7 @@ class Engine:
         """Go on from what `state_dict`, `optimizer_tensors` and the moving averages were."""
         self.variant.load_state_dict(weights)
         if self.zero_stage is not None:
-            cast(Any, self._container).optimizer.refresh_fp32_params()
+            refresh_master_weights(self._container)
         for name, parameter in self._optimised().items():
             prefix = f"{name}//"
             self.optimizer.state[parameter] = {

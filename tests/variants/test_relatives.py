@@ -16,6 +16,7 @@ from harness.training.context import TrainingContext
 from tests.engines import build_engine
 from variants import VARIANTS, build
 from variants.base import Variant
+from variants.combined import Combined
 from variants.losses import gaussian_kl, mmd
 from variants.remedies import Remedies
 
@@ -209,8 +210,10 @@ class TestCombined:
     def test_presets_are_the_papers_next_steps(self) -> None:
         pair, four = build_config({"preset": "kld_feature"}), build_config({"preset": "all_four"})
         assert (pair.variant, four.variant) == ("combined", "combined")
-        assert (pair.options["kld_weight"], pair.options["feature_weight"], pair.options["sigma"]) == (0.1, 1.0, "exp")
-        assert (four.options["depth"], four.options["equal_linear"]) == (4, True)
+        assert isinstance(pair.options, Combined.Options)
+        assert isinstance(four.options, Combined.Options)
+        assert (pair.options.kld_weight, pair.options.feature_weight, pair.options.sigma) == (0.1, 1.0, "exp")
+        assert (four.options.depth, four.options.equal_linear) == (4, True)
 
     def test_all_ideas_act_at_once(self, x: Tensor) -> None:
         options = {"depth": 2, "n": 4, "kld_weight": 0.1, "feature_weight": 1.0, "equal_linear": True}
