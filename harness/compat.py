@@ -12,7 +12,7 @@ from torch.optim.adam import adam as functional_adam
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
 
-__all__ = ["LeanOptimizer", "functional_adam", "refresh_master_weights", "render_sbatch_script"]
+__all__ = ["LeanOptimizer", "forget_accelerator", "functional_adam", "refresh_master_weights", "render_sbatch_script"]
 
 # functional_adam (torch 2.14.1): Adam's fused kernel without its optimiser, which keeps one set of moments a parameter,
 # where ours needs one for each phase. Written out in torch's operations it takes 3.3 times as long on a CPU.
@@ -35,6 +35,19 @@ class LeanOptimizer(torch.optim.Optimizer):
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
     state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
     load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
+
+def forget_accelerator() -> None:
+    """Let this process have an Accelerator of another precision than the one before (accelerate 1.15.0).
+
+    Accelerate keeps one state for all Accelerators of a process and refuses a second that differs; a script that
+    trains one run after another would need a process for each. The process group stays.
+    tests/harness/test_compat.py: test_a_process_trains_in_one_precision_after_another.
+    """
+    from accelerate.state import AcceleratorState, GradientState  # noqa: PLC0415 (slow; plans of sweeps need no more)
+
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
 
 
 def refresh_master_weights(engine: Any) -> None:

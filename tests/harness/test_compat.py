@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 from submitit import SlurmExecutor
 
 from harness.compat import render_sbatch_script
+from harness.launch.processes import build_accelerator
 from tests.harness.test_train import ROOT
 
 BUILD_OPTIMISERS = """
@@ -26,6 +28,12 @@ def test_an_optimiser_of_ours_starts_without_the_compiler() -> None:
     command = [sys.executable, "-c", BUILD_OPTIMISERS]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "True"]
+
+
+def test_a_process_trains_in_one_precision_after_another() -> None:
+    build_accelerator()
+    AcceleratorState._shared_state["_mixed_precision"] = "fp16"  # as a run on a GPU leaves it
+    assert build_accelerator().mixed_precision == "no"
 
 
 @pytest.mark.parametrize(("n_jobs", "lines"), [(1, []), (3, ["#SBATCH --array=0-2%2"])])

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from harness.config import build_config
 from harness.errors import InputError
 from harness.evaluation.classifier import DomainClassifier
-from harness.launch.processes import build_accelerator
+from harness.launch.processes import Processes, build_accelerator
 from harness.precision import casting, check_precision
 from harness.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from harness.training.engine import Engine
@@ -125,7 +125,7 @@ class TestFloat16:
             monkeypatch.setitem(AcceleratorState._shared_state, "_mixed_precision", "fp16")
             accelerator.autocast_handler = AutocastKwargs(enabled=False)
             accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu")
-            return Engine(accelerator, build_default("aae", "mlp"), config)
+            return Engine(Processes(accelerator), build_default("aae", "mlp"), config)
 
         return build
 
