@@ -8,6 +8,8 @@ if TYPE_CHECKING:  # `import harness` is instant: torch is imported when somethi
 
     from variants import Variant
 
+__version__ = "0.1.0"  # a copied tree knows it too, which is not installed
+
 
 def load(
     path: str | Path, checkpoint: Literal["best", "latest"] = "best", device: "str | torch.device" = "cpu"

@@ -1,6 +1,5 @@
 """The commands of one run: `aaebench run`, `aaebench stage`."""
 
-import gc
 import json
 import os
 import signal
@@ -224,8 +223,6 @@ def call(function: Callable[..., Any], *arguments: Any) -> int:
         if _speaks_for_all(error):
             print(f"aaebench: {error}", file=sys.stderr)
         return error.exit_status
-    finally:
-        _leave_processes()
     return 0
 
 
@@ -243,13 +240,6 @@ def _speaks_for_all(error: CommandError) -> bool:
 def _in_process_group() -> bool:
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
-
-
-def _leave_processes() -> None:
-    """gloo's threads abort a process that ends while they live, and whoever refers to them keeps them alive."""
-    if _in_process_group():
-        gc.collect()
-        sys.modules["torch.distributed"].destroy_process_group()
 
 
 def main() -> int:

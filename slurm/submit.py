@@ -12,6 +12,7 @@ from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import clean_env
 
+from harness.compat import render_sbatch_script
 from harness.errors import InputError
 from slurm.job import Job
 from slurm.options import SlurmOptions
@@ -86,9 +87,7 @@ def describe_request(plan: Plan, out: Path) -> str:
     """The exact sbatch script of the plan's jobs; <time> stands for when it is submitted."""
     executor = build_executor(plan.sweep.name, plan.sweep.slurm, sweep_folder(out, plan.sweep.name) / "<time>")
     size = min(len(plan.jobs), read_max_array_size() - 1)
-    if size > 1:
-        executor.parameters["map_count"] = size
-    return executor._make_submission_file_text(executor._submitit_command_str, "")
+    return render_sbatch_script(executor, size)
 
 
 def count_sbatch_calls(plan: Plan) -> int:

@@ -12,4 +12,4 @@ def build_engine(variant: Variant, **fields: Any) -> Engine:
     """`fields` are those of a run; they name no variant, as it is there already."""
     config = build_config({"learning_rate": 1e-3, **fields})
     accelerator = build_accelerator(config.mixed_precision, config.gradient_accumulation, config.gradient_clipping)
-    return Engine(Processes(accelerator), variant, config)
+    return Engine(Processes(accelerator), variant, config, variant.context.features)

@@ -1,14 +1,14 @@
 """What a variant is: its networks plus an ordered table of phases."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from variants.context import Context, InContext
 from variants.layers import PLAIN, Layers
 from variants.networks import Architecture, Decoder, Encoder, SigmaHead
 
@@ -22,14 +22,14 @@ class Phase:
     repeats: int = 1
 
 
-class Variant(nn.Module, ABC):
+class Variant(InContext, nn.Module, ABC):
     """A generative model over images (C, S, S) with codes (Z,), trained phase by phase.
 
     `Options` is a frozen dataclass of the variant's own parameters; its `__post_init__` raises ValueError for a value
     that makes no sense. The type annotations are enforced by whoever reads them from a user.
     """
 
-    # Whether the trainer must set `feature_network`, a fixed network: images in [-1, 1] to its hidden activations.
+    # Whether the context must have features.
     needs_feature_network = False
 
     @dataclass(frozen=True)
@@ -47,11 +47,6 @@ class Variant(nn.Module, ABC):
         self.image_shape = image_shape
         self.latent_dim = latent_dim
         self.architecture: Architecture = architecture
-        self.feature_network: Callable[[Tensor], Sequence[Tensor]] = _no_feature_network
-        # The trainer replaces it by draws that depend on the image's place in the global batch alone.
-        self.noise: Callable[[int, int], Tensor] = torch.randn
-        # The trainer's precision. Entered inside `forward`, as DeepSpeed switches off what is entered around it.
-        self.computing: Callable[[], AbstractContextManager[None]] = nullcontext
         self.build_networks(options)
 
     @abstractmethod
@@ -80,19 +75,21 @@ class Variant(nn.Module, ABC):
 
     def forward(self, phase: str, x: Tensor) -> Tensor:
         """The loss of one phase on images (B, C, S, S): a float32 scalar."""
-        with self.computing():
+        with self.context.casting():
             return self.phases()[phase].loss(x)
+
+    def use(self, context: Context) -> None:
+        """Take draws, masks, precision and features from this context from now on, in all modules."""
+        for module in self.modules():
+            if isinstance(module, InContext):
+                module.context = context
 
     def after_update(self, modules: tuple[nn.Module, ...]) -> None:
         """The trainer says which modules it has just changed, so that nothing computed with them is used again."""
 
     def sample_prior(self, n: int) -> Tensor:
         """n draws from p(z) = N(0, I): (n, Z)."""
-        return self.noise(n, self.latent_dim)
-
-
-def _no_feature_network(x: Tensor) -> Sequence[Tensor]:
-    raise RuntimeError("this variant compares the features of a network that nobody has set")
+        return self.context.noise(n, self.latent_dim)
 
 
 class AutoEncoder(Variant):
@@ -139,7 +136,7 @@ class AutoEncoder(Variant):
     def encode(self, x: Tensor) -> Tensor:
         """A draw z = mu + sigma * eps from q(z|x) for each image: (B, Z)."""
         mu, sigma = self.posterior(x)
-        return mu + sigma * self.noise(len(x), self.latent_dim)
+        return mu + sigma * self.context.noise(len(x), self.latent_dim)
 
     def decode(self, z: Tensor) -> Tensor:
         return self.decoder(z)

@@ -1,22 +1,21 @@
 """Any set of the paper's five ideas at once (paper, sections 7 and 9: its next steps)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
 
 from variants.aae import AAE
-from variants.base import require_not_negative
-from variants.feature import Feature
-from variants.kld_loss import KLDLoss
+from variants.base import Phase, require_not_negative
+from variants.feature import code_error
 from variants.latent_mapping import LatentMapping
-from variants.layers import EQUALISED, Layers
-from variants.losses import KLDirection
+from variants.layers import EQUALISED, PLAIN, Layers
+from variants.losses import KLDirection, gaussian_kl, mean_absolute_error
 from variants.n_iter import NIter
 from variants.networks import Mapping, SigmaHead
 
 
-class Combined(LatentMapping, NIter, KLDLoss, Feature):
+class Combined(AAE):
     """Each idea acts as in its own variant, or not at all where its option says so; with all off this is the AAE.
 
     The sigma head is `exp` where the KL term is on and `linear` where it is off, as in the single variants, unless set.
@@ -43,19 +42,33 @@ class Combined(LatentMapping, NIter, KLDLoss, Feature):
                 object.__setattr__(self, "sigma", "exp" if self.kld_weight > 0 else "linear")
 
     def build_networks(self, options: Any) -> None:
-        AAE.build_networks(self, options)
+        super().build_networks(options)
         self.mapping = Mapping(self.latent_dim, options.depth)
         self.n = options.n
         self.kld_weight, self.kld_direction = options.kld_weight, options.direction
         self.feature_weight = options.feature_weight
 
     def layers(self, options: Any) -> Layers:
-        return EQUALISED if options.equal_linear else super().layers(options)
+        return EQUALISED if options.equal_linear else PLAIN
+
+    def phases(self) -> dict[str, Phase]:
+        phases = super().phases()
+        updates = (self.encoder, self.mapping, self.decoder)
+        return phases | {
+            "reconstruction": replace(phases["reconstruction"], updates=updates),
+            "discriminator": replace(phases["discriminator"], repeats=self.n),
+        }
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder(self.mapping(z))
 
     def reconstruction_loss(self, x: Tensor) -> Tensor:
-        idea = Feature if self.feature_weight > 0 else AAE
-        return idea.reconstruction_loss(self, x)
+        x_hat = self.decode(self.encode(x))
+        loss = mean_absolute_error(x_hat, x)
+        return loss + self.feature_weight * code_error(self, x_hat, x) if self.feature_weight > 0 else loss
 
     def adversary_loss(self, x: Tensor) -> Tensor:
-        idea = KLDLoss if self.kld_weight > 0 else AAE
-        return idea.adversary_loss(self, x)
+        loss = super().adversary_loss(x)
+        if self.kld_weight > 0:
+            loss = loss + self.kld_weight * gaussian_kl(*self.posterior(x), self.kld_direction)
+        return loss

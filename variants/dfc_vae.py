@@ -16,7 +16,7 @@ class DFCVAE(VAE):
     """The VAE whose reconstruction error adds that between hidden activations of a fixed network for x and x_hat.
 
     -log p(x|z) + weight * sum over layers of |phi_l(x_hat) - phi_l(x)|^2 / 2, each summed over its activations.
-    The trainer sets `feature_network`, which maps images in [-1, 1] to their hidden activations, a tensor per layer.
+    The network is the context's.
     """
 
     needs_feature_network = True
@@ -36,8 +36,8 @@ class DFCVAE(VAE):
     def reconstruction_error(self, x: Tensor) -> Tensor:
         x_hat = self.decode(self.encode(x))
         with torch.no_grad():
-            real = self.feature_network(x)
-        return pixel_error(x_hat, x) + self.feature_weight * _squared_error(self.feature_network(x_hat), real)
+            real = self.context.features(x)
+        return pixel_error(x_hat, x) + self.feature_weight * _squared_error(self.context.features(x_hat), real)
 
 
 def _squared_error(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:

@@ -28,6 +28,11 @@ class Feature(AAE):
 
     def reconstruction_loss(self, x: Tensor) -> Tensor:
         x_hat = self.decode(self.encode(x))
-        mu, _ = self.posterior(x)
-        mu_hat, _ = self.encoder(x_hat)
-        return mean_absolute_error(x_hat, x) + self.feature_weight * mse_loss(mu_hat.float(), mu.float())
+        return mean_absolute_error(x_hat, x) + self.feature_weight * code_error(self, x_hat, x)
+
+
+def code_error(aae: AAE, x_hat: Tensor, x: Tensor) -> Tensor:
+    """mean (mu(x_hat) - mu(x))^2 over images and dimensions of the code."""
+    mu, _ = aae.posterior(x)
+    mu_hat, _ = aae.encoder(x_hat)
+    return mse_loss(mu_hat.float(), mu.float())

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from variants.context import InContext
+
 Layer = Callable[[int, int], nn.Module]
 Norm = Callable[[int], nn.Module]
 
@@ -42,26 +44,14 @@ class Equalised(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
 
-def draw_mask(n: int, width: int, keep: float) -> Tensor:
-    """Ones with probability `keep`, else zeros, from torch's global random state: (n, width)."""
-    return torch.empty(n, width).bernoulli_(keep)
-
-
-class Dropout(nn.Dropout):
-    """Dropout (Srivastava et al. 2014) whose masks come from `draw_mask`.
-
-    The trainer replaces it by draws that depend on the image's place in the global batch alone.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__(p)
-        self.draw_mask = draw_mask
+class Dropout(InContext, nn.Dropout):
+    """Dropout (Srivastava et al. 2014) whose masks are the context's."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, D) -> (B, D)."""
         if not self.training:
             return input
-        mask = self.draw_mask(len(input), input.shape[1], 1 - self.p)
+        mask = self.context.mask(len(input), input.shape[1], 1 - self.p)
         return input * (mask / (1 - self.p)).to(input.dtype)
 
 

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.protocol import Normalisation
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @contextmanager
@@ -16,7 +17,7 @@ def evaluation_mode(variant: nn.Module, normalisation: Normalisation) -> Iterato
 
     The running statistics are neither used nor changed in `batch` mode.
     """
-    layers = [m for m in variant.modules() if isinstance(m, _BatchNorm)] if normalisation == "batch" else []
+    layers = [m for m in variant.modules() if isinstance(m, BATCH_NORMS)] if normalisation == "batch" else []
     kept = [(layer.running_mean, layer.running_var) for layer in layers]
     for layer in layers:
         layer.running_mean = layer.running_var = None

@@ -1,6 +1,9 @@
 """The processes of one launch: which one this is, and what they do together. Accelerate starts them."""
 
+import atexit
+import gc
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,12 +15,29 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 from torch import Tensor
 
+from harness.compat import forget_accelerator
 from harness.errors import CommandError, InputError, PeerLostError
 from harness.launch.launcher import build_deepspeed_plugin, check_launch, uses_deepspeed
 from harness.precision import Precision, allow_tf32_everywhere, check_precision
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # for one process to wait for another, which may be preparing data; NCCL's own is 10
+
+
+@atexit.register
+def leave_process_group() -> None:
+    """Destroy the process group while Python still runs, whatever ends the process.
+
+    A gloo worker (c10d::ProcessGroupGloo::runLoop) drops the tensors of its last operation after everyone has gone on,
+    at its leisure on a busy machine. Tensors have Python objects; a thread that asks for the interpreter's lock while
+    Python shuts down is unwound, and a worker that is unwound calls abort. Destroying the group waits for its workers,
+    unless something still refers to it: an uncaught exception's frames do.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for name in ("last_value", "last_traceback"):
+            sys.__dict__.pop(name, None)
+        gc.collect()
+        torch.distributed.destroy_process_group()
 
 
 def build_accelerator(
@@ -38,6 +58,7 @@ def build_accelerator(
         )
     # Without the backend's name every rank under DeepSpeed on CPUs believes that it is alone.
     backend = {"backend": "gloo"} if plugin is not None and not on_gpu else {}
+    forget_accelerator()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*deepspeed_plugin", UserWarning)
         accelerator = Accelerator(

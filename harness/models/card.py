@@ -6,8 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torch.nn.modules.batchnorm import _BatchNorm
-
+from harness.evaluation.normalisation import BATCH_NORMS
 from harness.fields import FIELDS, differing, paper_batch_size
 from harness.measures import select
 from harness.models.load import Trained
@@ -135,7 +134,7 @@ def _number(value: float | None) -> str:
 
 def _normalisation(trained: Trained) -> str:
     modules = (module for part in trained.variant.decoding_modules() for module in part.modules())
-    if trained.protocol.normalisation == "running" or not any(isinstance(module, _BatchNorm) for module in modules):
+    if trained.protocol.normalisation == "running" or not any(isinstance(module, BATCH_NORMS) for module in modules):
         return ""
     batch_size = trained.protocol.batch_size or paper_batch_size(trained.config["image_size"])
     return (

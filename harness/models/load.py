@@ -1,7 +1,6 @@
 """A trained variant, loaded from a checkpoint of a run or from an export of one."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from harness.readings import find_evaluation
 from harness.record import RunFolder, key_of
 from harness.training.checkpoint import Which, find_checkpoint, find_weights, names_to_keep, read_manifest, read_weights
 from variants import Variant, build, load_variant
+from variants.context import Context
 
 EXPORT = "export"  # the key by which an export's config.json says where it comes from
 Weights = dict[str, Tensor]
@@ -68,7 +68,7 @@ def load_trained(path: Path, which: Which | int, device: str | torch.device = "c
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the weights of {path} do not fit its configuration: {error}") from error
     variant.to(device).eval().requires_grad_(False)
-    variant.noise = partial(torch.randn, device=device)
+    variant.use(Context(device))
     return Trained(variant, config, protocol, origin)
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class MovingAverage:
@@ -16,13 +17,12 @@ class MovingAverage:
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
-        self.decay = decay
+        self._step = get_ema_multi_avg_fn(decay)
         self.parameters = dict(parameters)
         self.averages = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
-    @torch.no_grad()
     def update(self) -> None:
-        torch._foreach_lerp_([*self.averages.values()], [*self.parameters.values()], 1 - self.decay)  # pyright: ignore[reportPrivateImportUsage]
+        self._step([*self.averages.values()], [*self.parameters.values()], None)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

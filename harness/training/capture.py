@@ -16,9 +16,9 @@ MAX_COMPILED = 64  # of one function: a module in each phase, trained and frozen
 
 def compile_modules(modules: Iterable[nn.Module]) -> None:
     """Compile each module in place; its parameters keep their names."""
-    import torch._dynamo  # noqa: PLC0415 (a second, which other runs are spared)
+    import torch.compiler.config as compiler  # noqa: PLC0415 (imports the compiler, a second that other runs are spared)
 
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_COMPILED)
+    compiler.recompile_limit = max(compiler.recompile_limit, MAX_COMPILED)
     for module in dict.fromkeys(modules):
         module.compile(dynamic=False)
 

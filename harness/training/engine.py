@@ -11,30 +11,36 @@ tests/benchmarks/test_processes_and_memory.py). After its first step it would al
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from harness.compat import refresh_master_weights
 from harness.config import RunConfig
 from harness.errors import InputError
 from harness.launch.processes import Processes
-from harness.precision import casting, rounding_products
+from harness.precision import rounding_products
 from harness.seeding import GlobalNoise, derive_seed
 from harness.training.averages import MovingAverage
 from harness.training.capture import CapturedStep, compile_modules
+from harness.training.context import TrainingContext
 from harness.training.optimizer import PhasedAdam
 from variants import Phase, Variant
-from variants.layers import Dropout
+from variants.context import Features
 
 
 class Engine:
-    """One variant under training on the processes. `step` runs its phases in order on one share of a global batch."""
+    """One variant under training on the processes. `step` runs its phases in order on one share of a global batch.
 
-    def __init__(self, processes: Processes, variant: Variant, config: RunConfig) -> None:
+    `features` is the network for a variant that needs one: see variants.context.
+    """
+
+    def __init__(
+        self, processes: Processes, variant: Variant, config: RunConfig, features: Features | None = None
+    ) -> None:
         self.processes, self.config, self.variant = processes, config, variant
         self.zero_stage = _zero_stage(processes.accelerator)
         self.noise = GlobalNoise(
@@ -44,13 +50,9 @@ class Engine:
             self.processes.device,
             parts=config.gradient_accumulation,
         )
-        variant.noise = self.noise
-        variant.computing = partial(casting, config.mixed_precision, self.processes.device)
+        variant.use(TrainingContext(self.noise, config.mixed_precision, features))
         if config.sync_batchnorm and self.processes.num_processes > 1:
             self._synchronise_batchnorm()
-        for module in variant.modules():
-            if isinstance(module, Dropout):
-                module.draw_mask = self.noise.mask
         variant.to(self.processes.device)
         self._parameters = list(variant.parameters())
         self.phases = variant.phases()
@@ -174,7 +176,7 @@ class Engine:
         """Go on from what `state_dict`, `optimizer_tensors` and the moving averages were."""
         self.variant.load_state_dict(weights)
         if self.zero_stage is not None:
-            cast(Any, self._container).optimizer.refresh_fp32_params()
+            refresh_master_weights(self._container)
         for name, parameter in self._optimised().items():
             prefix = f"{name}//"
             self.optimizer.state[parameter] = {

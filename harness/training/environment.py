@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+import harness
 from harness.data.sets import TrainingSet
 from harness.record import RECORD_VERSION
 from harness.training.engine import Engine
 
 SNAPSHOT_COMMIT = "GIT_COMMIT"  # a copy of the code has its commit in this file, beside the packages
-PACKAGES = ("aaebench", "torch", "accelerate", "numpy")
+PACKAGES = ("torch", "accelerate", "numpy")
 
 
 def describe_environment(engine: Engine, data: TrainingSet) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def describe_environment(engine: Engine, data: TrainingSet) -> dict[str, Any]:
         "record_version": RECORD_VERSION,
         "started": time.time(),
         "git_commit": read_git_commit(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": read_versions(),
         "hostname": socket.gethostname(),
         "device": processes.device.type,
         "gpu": gpu,
@@ -41,6 +42,12 @@ def describe_environment(engine: Engine, data: TrainingSet) -> dict[str, Any]:
         "command": sys.argv,
         "data_sha256": data.sha256,
     }
+
+
+def read_versions() -> dict[str, str]:
+    """Of this project, of Python, and of the packages that decide a run's numbers."""
+    own = {"python": platform.python_version(), "aaebench": harness.__version__}
+    return own | {name: version(name) for name in PACKAGES}
 
 
 def read_git_commit() -> str | None:

@@ -106,9 +106,10 @@ def prepare(config: RunConfig, processes: Processes | None = None) -> tuple[Engi
         )
     set_seed(derive_seed(config.seed, "weights") % 2**32)
     variant = build(config.variant, config.options, data.image_shape, config.latent_dim, config.architecture)
+    features = None
     if variant.needs_feature_network:
-        variant.feature_network = processes.main_first(lambda: load_feature_network(config, processes.device))
-    engine = Engine(processes, variant, config)
+        features = processes.main_first(lambda: load_feature_network(config, processes.device))
+    engine = Engine(processes, variant, config, features)
     data = data.to(processes.device)
     return engine, data, [Evaluator(protocol, data, processes, config.max_images) for protocol in config.protocol]
 

@@ -7,16 +7,16 @@ parallel and DeepSpeed training have this one path; beside separate fused Adams 
 (tests/benchmarks/test_training_speed.py holds it to 3 % of a step).
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
+
+from harness.compat import LeanOptimizer, functional_adam
 
 
-class PhasedAdam(torch.optim.Optimizer):
+class PhasedAdam(LeanOptimizer):
     """Set `.phase` before `step()`, which then updates that phase's parameters with that phase's moments.
 
     Under ZeRO a group's parameters are one flat partition, and everything here holds for it as for a parameter.
@@ -25,10 +25,6 @@ class PhasedAdam(torch.optim.Optimizer):
         decay is AdamW's (Loshchilov & Hutter 2019), else a term of the gradient. The rest are PyTorch's defaults for
         Adam (Kingma & Ba 2015).
     """
-
-    # A GradScaler then sets `grad_scale` and `found_inf` for the time of a step: tensors, which the fused kernel reads
-    # on the device; otherwise it would wait for the device in every phase.
-    _step_supports_amp_scaling = True
 
     def __init__(
         self,
@@ -52,11 +48,6 @@ class PhasedAdam(torch.optim.Optimizer):
         )
         self.phase = next(iter(phases))
 
-    # PyTorch wraps these in what imports its compiler, for a second, to keep the compiler out of them.
-    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
-    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
-    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
-
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
@@ -64,7 +55,7 @@ class PhasedAdam(torch.optim.Optimizer):
             if self.phase not in group["phases"] or not parameters:
                 continue
             states = [self._moments(p) for p in parameters]
-            adam(
+            functional_adam(
                 parameters,
                 [p.grad for p in parameters],
                 [state[f"{self.phase}/exp_avg"] for state in states],

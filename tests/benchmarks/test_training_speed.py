@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from harness.config import RunConfig, build_config
 from harness.train import prepare
 from variants import VARIANTS, AutoEncoder
+from variants.context import Context
 from variants.networks import Decoder, Discriminator, Encoder
 
 BATCH_SIZE, N_IMAGES, SHAPE, Z = 1024, 8192, (3, 32, 32), 10
@@ -173,7 +174,7 @@ class BarePhases:
         self.variant = prepare(benchmark_config(variant))[0].variant
         if isinstance(self.variant, AutoEncoder):
             self.variant.posterior = self.variant.encoder.forward  # shares nothing between phases
-        self.variant.noise = torch.randn
+        self.variant.use(Context())
         self.phases = self.variant.phases()
         self.variant.requires_grad_(True)
         self.adams = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.engines import build_engine
 from tests.harness.launch.test_processes import finish
-from tests.harness.test_train import ROOT, assert_same_run, only_folder, untimed, wait_for_epoch
+from tests.harness.test_train import PATIENCE, ROOT, assert_same_run, only_folder, untimed, wait_for_epoch
 from tests.variants.test_every_variant import build_default
 from variants import VARIANTS
 
@@ -32,7 +32,7 @@ def device() -> torch.device:
 def train(name: str, architecture: Any = "mlp", **fields: Any) -> Tensor:
     """The losses of each step and phase, on the CPU."""
     variant = build_default(name, architecture)
-    network: Any = variant.feature_network
+    network: Any = variant.context._features
     network.__self__.to("cuda")
     engine = build_engine(variant, **fields)
     x = torch.rand(STEPS, B, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
@@ -68,7 +68,7 @@ def test_a_stopped_run_resumes_bit_identically(arguments: tuple[str, ...], tmp_p
     process = run(tmp_path / "stopped", *arguments)
     wait_for_epoch(tmp_path / "stopped", 2)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE)
     assert only_folder(tmp_path / "stopped").read_status()["state"] == "queued"
     finish(run(tmp_path / "stopped", *arguments))
     assert_same_run(only_folder(tmp_path / "stopped"), only_folder(tmp_path / "whole"))

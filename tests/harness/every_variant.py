@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import PartialState
 from accelerate.utils import gather
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -39,7 +39,6 @@ def find_normalised_shifts(variant: nn.Module) -> Iterator[str]:
 if __name__ == "__main__":
     results = {}
     for name, changed in TRAINED.items():
-        AcceleratorState._reset_state()  # DeepSpeed takes one engine for each
         fields = {"dataset": "digits", "extractor": "domain", "batch_size": 32, "max_images": 32 * STEPS}
         config = build_config(fields | changed)
         engine, data, _ = prepare(config)

@@ -13,7 +13,7 @@ import psutil
 from harness.record import RunFolder
 from tests.conftest import require
 from tests.harness.launch.test_processes import launch
-from tests.harness.test_train import SHORT, only_folder, wait_for_epoch
+from tests.harness.test_train import PATIENCE, SHORT, only_folder, wait_for_epoch
 
 EIGHT_EPOCHS = (*SHORT, "--epochs", "8")
 
@@ -46,7 +46,7 @@ def kill_all(process: Any) -> None:
             member.kill()
         except psutil.NoSuchProcess:
             continue
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE)
 
 
 def find_rank(process: Any, rank: int) -> psutil.Process:

@@ -17,6 +17,7 @@ from harness.record import RunFolder, find_run_folders, key_of
 
 SHORT = ("--config", "tests/harness/short.yaml")
 ROOT = Path(__file__).parent.parent.parent
+PATIENCE = 500  # seconds, for what hangs; nothing else may depend on how busy the machine is
 
 
 def run(out: Path, *arguments: str) -> int:
@@ -41,7 +42,7 @@ def start(out: Path, *arguments: str) -> Any:
 
 
 def wait_for_epoch(out: Path, epoch: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         folders = list(find_run_folders(out)) if out.exists() else []
         if folders and len(folders[0].read_records()) > epoch:

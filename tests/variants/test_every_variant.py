@@ -9,6 +9,7 @@ from torch import Tensor
 from harness.evaluation.classifier import load_classifier
 from tests.engines import build_engine
 from variants import VARIANTS, Architecture, AutoEncoder, Variant, build
+from variants.context import Context
 
 Z, B = 10, 8
 AUTO_ENCODERS = [name for name in VARIANTS if issubclass(VARIANTS[name], AutoEncoder)]
@@ -20,7 +21,7 @@ every_architecture = pytest.mark.parametrize("architecture", get_args(Architectu
 def build_default(name: str, architecture: Architecture, image_size: int = 32) -> Variant:
     torch.manual_seed(0)
     variant = build(name, VARIANTS[name].Options(), (3, image_size, image_size), Z, architecture)
-    variant.feature_network = load_classifier("digits", 32)[0].requires_grad_(False).activations
+    variant.use(Context(features=load_classifier("digits", 32)[0].requires_grad_(False).activations))
     return variant
 
 

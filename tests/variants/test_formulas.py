@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from tests.engines import build_engine
 from variants.aae import AAE
+from variants.context import Context
 from variants.equal_linear import EqualLinearAAE
 from variants.feature import Feature
 from variants.kld_loss import KLDLoss
@@ -22,15 +23,16 @@ from variants.n_iter import NIter
 SHAPE, Z, B = (3, 32, 32), 10, 32
 
 
-class RecordedNoise:
+class RecordedNoise(Context):
     """Hands out given draws in order, so that a test knows eps and z_prior."""
 
     def __init__(self, n: int) -> None:
+        super().__init__()
         generator = torch.Generator().manual_seed(5)
         self.draws = [torch.randn(B, Z, generator=generator) for _ in range(n)]
         self.used = 0
 
-    def __call__(self, n: int, latent_dim: int) -> Tensor:
+    def noise(self, n: int, latent_dim: int) -> Tensor:
         assert (n, latent_dim) == (B, Z)
         self.used += 1
         return self.draws[self.used - 1]
@@ -55,7 +57,7 @@ def build_seeded(cls: type[AAE], **options: Any) -> AAE:
 
 def test_aae_losses(x: Tensor) -> None:
     aae = build_seeded(AAE)
-    aae.noise = noise = RecordedNoise(4)
+    aae.use(noise := RecordedNoise(4))
     mu, sigma = aae.encoder(x)
     eps, eps_d, z_prior, eps_e = noise.draws
     x_hat = aae.decoder(mu + sigma * eps)
@@ -122,7 +124,7 @@ class TestLatentMapping:
             w = F.leaky_relu(F.linear(w, layer.weight, layer.bias), 0.2)
         assert len(layers) == 4
         torch.testing.assert_close(variant.decode(z), variant.decoder(w))
-        variant.noise = noise = RecordedNoise(1)
+        variant.use(noise := RecordedNoise(1))
         mu, sigma = variant.encoder(x)
         x_hat = variant.decode(mu + sigma * noise.draws[0])
         torch.testing.assert_close(variant("reconstruction", x), (x_hat - x).abs().mean())
@@ -184,7 +186,7 @@ class TestKLDLoss:
         assert isinstance(plain, KLDLoss)
         plain.kld_weight = 0.0
         for one in (variant, plain):
-            one.noise = RecordedNoise(1)
+            one.use(RecordedNoise(1))
         mu, sigma = variant.encoder(x)
         kl = gaussian_kl(mu, sigma, direction)  # pyright: ignore[reportArgumentType]
         torch.testing.assert_close(variant("adversary", x) - plain("adversary", x), 0.7 * kl)
@@ -211,7 +213,7 @@ class TestKLDLoss:
 class TestFeature:
     def test_formula(self, x: Tensor) -> None:
         variant = build_seeded(Feature, weight=0.3)
-        variant.noise = noise = RecordedNoise(1)
+        variant.use(noise := RecordedNoise(1))
         mu, sigma = variant.encoder(x)
         x_hat = variant.decoder(mu + sigma * noise.draws[0])
         expected = (x_hat - x).abs().mean() + 0.3 * (variant.encoder(x_hat)[0] - mu).square().mean()

@@ -12,9 +12,11 @@ from harness.evaluation.posterior import compute_diagnostics, compute_posterior
 from harness.evaluation.samplers import build_prior
 from harness.seeding import GlobalNoise
 from harness.train import prepare
+from harness.training.context import TrainingContext
 from tests.engines import build_engine
 from variants import VARIANTS, build
 from variants.base import Variant
+from variants.combined import Combined
 from variants.losses import gaussian_kl, mmd
 from variants.remedies import Remedies
 
@@ -29,13 +31,13 @@ def x() -> Tensor:
 def build_seeded(name: str, **options: Any) -> Any:
     torch.manual_seed(3)
     variant = build(name, VARIANTS[name].Options(**options), SHAPE, Z)
-    variant.noise = GlobalNoise(0, 0, 1, torch.device("cpu"))
+    variant.use(TrainingContext(GlobalNoise(0, 0, 1, torch.device("cpu")), "no"))
     return variant
 
 
 def rewind(variant: Variant) -> None:
-    assert isinstance(variant.noise, GlobalNoise)
-    variant.noise.start_step(0)
+    assert isinstance(variant.context, TrainingContext)
+    variant.context.draws.start_step(0)
 
 
 def train_steps(variant: Variant, x: Tensor, n: int = 3) -> dict[str, Tensor]:
@@ -50,7 +52,7 @@ class TestVAE:
         vae = build_seeded("vae")
         rewind(vae)
         mu, sigma = vae.encoder(x)
-        eps = vae.noise(B, Z)
+        eps = vae.context.noise(B, Z)
         likelihood = (
             torch.distributions.Laplace(vae.decoder(mu + sigma * eps), 1.0).log_prob(x).flatten(1).sum(1).mean()
         )
@@ -76,7 +78,7 @@ class TestGAN:
     def test_losses(self, x: Tensor) -> None:
         gan = build_seeded("gan")
         rewind(gan)
-        images = gan.generator(gan.noise(B, Z))
+        images = gan.generator(gan.context.noise(B, Z))
         real, fake = torch.sigmoid(gan.discriminator(x)), torch.sigmoid(gan.discriminator(images))
         rewind(gan)
         torch.testing.assert_close(gan("discriminator", x), -real.log().mean() - (1 - fake).log().mean())
@@ -97,7 +99,7 @@ class TestVAEGAN:
             variant = build_seeded("vae_gan", layer=layer)
             rewind(variant)
             mu, sigma = variant.encoder(x)
-            x_hat = variant.decoder(mu + sigma * variant.noise(B, Z))
+            x_hat = variant.decoder(mu + sigma * variant.context.noise(B, Z))
             h, h_hat = x.flatten(1), x_hat.flatten(1)
             for hidden in list(variant.discriminator.hidden)[:layer]:
                 h, h_hat = hidden(h), hidden(h_hat)
@@ -131,10 +133,11 @@ class TestVAEGAN:
 class TestDFCVAE:
     def test_adds_the_error_between_hidden_activations(self, x: Tensor) -> None:
         dfc, vae = build_seeded("dfc_vae", weight=0.5), build_seeded("vae")
-        dfc.feature_network = lambda images: [images[:, :1] * 3, images.mean((2, 3))]
+        draws = GlobalNoise(0, 0, 1, torch.device("cpu"))
+        dfc.use(TrainingContext(draws, "no", lambda images: [images[:, :1] * 3, images.mean((2, 3))]))
         rewind(dfc)
         mu, sigma = dfc.encoder(x)
-        x_hat = dfc.decoder(mu + sigma * dfc.noise(B, Z))
+        x_hat = dfc.decoder(mu + sigma * dfc.context.noise(B, Z))
         error = (3 * (x_hat - x)[:, :1]).square().flatten(1).sum(1).mean()
         error = (error + (x_hat - x).mean((2, 3)).square().sum(1).mean()) / 2
         rewind(dfc)
@@ -207,8 +210,10 @@ class TestCombined:
     def test_presets_are_the_papers_next_steps(self) -> None:
         pair, four = build_config({"preset": "kld_feature"}), build_config({"preset": "all_four"})
         assert (pair.variant, four.variant) == ("combined", "combined")
-        assert (pair.options["kld_weight"], pair.options["feature_weight"], pair.options["sigma"]) == (0.1, 1.0, "exp")
-        assert (four.options["depth"], four.options["equal_linear"]) == (4, True)
+        assert isinstance(pair.options, Combined.Options)
+        assert isinstance(four.options, Combined.Options)
+        assert (pair.options.kld_weight, pair.options.feature_weight, pair.options.sigma) == (0.1, 1.0, "exp")
+        assert (four.options.depth, four.options.equal_linear) == (4, True)
 
     def test_all_ideas_act_at_once(self, x: Tensor) -> None:
         options = {"depth": 2, "n": 4, "kld_weight": 0.1, "feature_weight": 1.0, "equal_linear": True}

@@ -21,7 +21,7 @@ from harness.errors import InputError
 from harness.evaluation import load_protocol, score_images
 from tests.harness.evaluation.test_extractors import MeanColour
 from tests.harness.launch.test_processes import finish, launch
-from tests.harness.test_train import ROOT
+from tests.harness.test_train import PATIENCE, ROOT
 
 DOMAIN = ("--extractor", "domain-fashion_mnist")
 
@@ -217,7 +217,7 @@ class TestBadInput:
         (tmp_path / "fake" / "042.png").write_bytes(b"\x89PNG no more")
         command = ("-m", "aaebench", "score", "--real", str(folders[0]), "--fake", str(tmp_path / "fake"), *DOMAIN)
         process = launch(None, num_processes, *command)
-        stdout, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode != 0
         assert not stdout
         assert "1 of 90 images in" in stderr

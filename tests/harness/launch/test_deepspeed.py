@@ -10,7 +10,16 @@ import torch
 
 from tests.harness.every_variant import TRAINED
 from tests.harness.launch.test_processes import ROOT, finish, launch, wait_until_not_running
-from tests.harness.test_train import SHORT, assert_same_run, final_weights, only_folder, run, untimed, wait_for_epoch
+from tests.harness.test_train import (
+    PATIENCE,
+    SHORT,
+    assert_same_run,
+    final_weights,
+    only_folder,
+    run,
+    untimed,
+    wait_for_epoch,
+)
 
 EVERY_VARIANT = str(ROOT / "tests/harness/every_variant.py")
 TRAIN = ("-m", "harness.train", *SHORT, "--epochs", "3", "--set", "checkpoint_every=1")
@@ -72,7 +81,7 @@ def test_a_stopped_run_resumes_bit_identically(whole: Any, tmp_path: Path) -> No
     process = launch_zero(1, tmp_path, *TRAIN)
     wait_for_epoch(tmp_path, 1)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE)
     wait_until_not_running(only_folder(tmp_path))
     finish(launch_zero(1, tmp_path, *TRAIN))
     assert_same_run(only_folder(tmp_path), whole)
@@ -86,7 +95,7 @@ def test_another_number_of_processes_or_no_deepspeed_cannot_resume_it(
     folder.write_status("queued")
     before, weights = untimed(folder), final_weights(folder)
     process = launch_zero(1, tmp_path, *TRAIN, n=1)
-    stderr = process.communicate(timeout=120)[1]
+    stderr = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode != 0
     assert "ZeRO stage 1 on 2 processes, this launch is ZeRO stage 1 on 1 processes" in stderr
     assert run(tmp_path, *SHORT, "--epochs", "3") == 2
@@ -105,7 +114,7 @@ def test_another_number_of_processes_or_no_deepspeed_cannot_resume_it(
 def test_what_zero_cannot_do_is_refused_with_the_reason(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
     train = ("-m", "harness.train", *SHORT)
     process = launch(tmp_path / "runs", 2, *train, launcher=("--use_deepspeed", *options))
-    stderr = process.communicate(timeout=120)[1]
+    stderr = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode != 0
     assert stderr.count(message) == 1
     assert not (tmp_path / "runs").exists()

@@ -14,7 +14,7 @@ from harness.errors import InputError
 from harness.launch.launcher import build_deepspeed_plugin, check_launch
 from harness.launch.processes import build_accelerator
 from tests.harness.launch.test_processes import ACCELERATE, ROOT, finish, launch
-from tests.harness.test_train import SHORT, assert_same_run, only_folder
+from tests.harness.test_train import PATIENCE, SHORT, assert_same_run, only_folder
 from tests.slurm.cluster import free_ports
 
 TRAIN = ("-m", "harness.train", *SHORT, "--epochs", "1")
@@ -22,7 +22,7 @@ TRAIN = ("-m", "harness.train", *SHORT, "--epochs", "1")
 
 def run_command(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     given = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=given, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=given, check=False, timeout=PATIENCE)
 
 
 class TestFewerProcessesThanAskedFor:
@@ -176,7 +176,7 @@ class TestTorchrun:
             for port in free_ports(1)
             for node in range(2)
         ]
-        outputs = [node.communicate(timeout=120) for node in nodes]
+        outputs = [node.communicate(timeout=PATIENCE) for node in nodes]
         assert [node.returncode for node in nodes] == [0, 0], outputs
         folder = only_folder(tmp_path)
         assert folder.read_environment()["num_processes"] == 2

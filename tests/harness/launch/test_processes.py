@@ -13,7 +13,7 @@ import pytest
 from harness.commands import call
 from harness.errors import InputError
 from harness.record import RunFolder
-from tests.harness.test_train import ROOT, SHORT, evaluated, only_folder, untimed
+from tests.harness.test_train import PATIENCE, ROOT, SHORT, evaluated, only_folder, untimed
 
 ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
 ARGUMENTS = (*SHORT, "--variant", "equal_linear", "--epochs", "2")  # no BatchNorm in E and G
@@ -49,14 +49,28 @@ def launch(
     )
 
 
+def start_rank(rank: int, *arguments: str, port: int) -> Any:
+    """One of two processes, without a launcher: by the variables that launchers set."""
+    names = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
+    given = {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | given | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+
+
 def finish(process: Any) -> str:
-    stdout, stderr = process.communicate(timeout=240)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, stderr
     return stdout
 
 
 def wait_until_not_running(folder: RunFolder) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while folder.read_status()["state"] == "running" and time.monotonic() < deadline:
         time.sleep(0.1)
 
@@ -103,7 +117,7 @@ def test_before_training_the_same_images_are_scored(runs: dict[int, RunFolder], 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused_once(tmp_path: Path) -> None:
     process = launch(tmp_path / "runs", 2, "-m", "harness.train", *SHORT, "--batch-size", "15")
-    stderr = process.communicate(timeout=120)[1]
+    stderr = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode != 0
     assert stderr.count("cannot be shared equally by 2 processes") == 1
     assert not (tmp_path / "runs").exists()
@@ -128,7 +142,7 @@ def test_what_one_process_raises_all_raise(tmp_path: Path) -> None:
         "sys.exit(call(diverge))\n"
     )
     process = launch(None, 2, str(script))
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert "went on" not in stdout
     assert stdout.count("process 1 has the data of 1 and process 0 of 0; give every node the same command") == 2
@@ -140,15 +154,19 @@ def test_what_all_raise_by_themselves_the_main_process_says_though_it_comes_last
     script = tmp_path / "late.py"
     script.write_text(
         "import os, sys, time\n"
+        "from pathlib import Path\n"
         "from harness.commands import call\n"
         "from harness.errors import InputError\n"
         "def refuse():\n"
-        "    time.sleep(1 if os.environ['RANK'] == '0' else 0)\n"
+        "    here, rank = Path(sys.argv[1]), int(os.environ['RANK'])\n"
+        "    (here / str(rank)).touch()\n"
+        "    while not (here / str(1 - rank)).exists(): time.sleep(0.01)\n"
+        "    time.sleep(1 if rank == 0 else 0)\n"
         "    raise InputError('there is no such variant')\n"
         "sys.exit(call(refuse))\n"
     )
-    process = launch(None, 2, str(script))
-    assert process.communicate(timeout=120)[1].count("aaebench: there is no such variant") == 1
+    process = launch(None, 2, str(script), str(tmp_path))
+    assert process.communicate(timeout=PATIENCE)[1].count("aaebench: there is no such variant") == 1
 
 
 def test_what_one_process_alone_raises_it_says_itself(
@@ -183,9 +201,41 @@ def test_a_run_that_is_done_before_the_second_process_looks_is_left_by_both(tmp_
     assert only_folder(tmp_path / "runs").read_records() == []
 
 
+WORKERS_LEFT = """
+import atexit, sys
+from pathlib import Path
+def report():
+    names = [(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").iterdir()]
+    print("left:", sum("gloo" in name for name in names), flush=True)
+atexit.register(report)  # what is registered first runs last
+import harness.launch.processes as processes
+these = processes.Processes(processes.build_accelerator())
+print("at work:", these.agree(True), flush=True)
+way = sys.argv[1]
+if way == "left at once" and these.rank == 1: sys.exit()
+if way == "raising": raise KeyError(way)
+if way == "left at once":
+    with processes.explaining_lost_peers():
+        while True: these.agree(True)
+"""
+
+
+@pytest.mark.parametrize("way", ["returning", "raising", "left at once"])
+def test_no_worker_of_gloo_outlives_the_process_group_however_a_users_script_ends(way: str, tmp_path: Path) -> None:
+    """One that does aborts a process now and then: it takes Python's lock while Python shuts down."""
+    script = tmp_path / "script.py"
+    script.write_text(WORKERS_LEFT)
+    port = free_port()
+    ranks = [start_rank(rank, str(script), way, port=port) for rank in (0, 1)]
+    ended = [(process.communicate(timeout=PATIENCE), process.returncode) for process in ranks]
+    for rank, ((stdout, stderr), status) in enumerate(ended):
+        assert stdout.split("\n") == ["at work: (True,)", "left: 0", ""], stderr
+        assert status == (way == "raising" or (way, rank) == ("left at once", 0)), stderr
+
+
 def test_missing_weights_are_explained_once(tmp_path: Path) -> None:
     process = launch(tmp_path, 2, "-m", "harness.train", "--dataset", "digits")
-    stderr = process.communicate(timeout=120)[1]
+    stderr = process.communicate(timeout=PATIENCE)[1]
     assert stderr.count("aaebench stage --inception") == 1
     assert "connectFullMesh" not in stderr
     assert not list(tmp_path.iterdir())

@@ -16,7 +16,7 @@ from harness.training.checkpoint import Progress, find_checkpoint, load_checkpoi
 from harness.training.engine import Engine
 from tests.harness.launch.test_processes import finish, launch
 from tests.harness.noisy import Noisy
-from tests.harness.test_train import SHORT, assert_same_run, only_folder, run
+from tests.harness.test_train import PATIENCE, SHORT, assert_same_run, only_folder, run
 
 FIELDS = {"preset": "demo", "batch_size": 32, "max_images": 128, "optimizer": "adamw", "weight_decay": 0.01}
 
@@ -218,7 +218,7 @@ def test_random_numbers_of_two_processes_go_on_as_well(tmp_path: Path, monkeypat
     arguments = ("-m", "harness.train", *SHORT, "--variant", "tests.harness.noisy:Noisy", "--epochs", "2")
     finish(launch(tmp_path / "whole", 2, *arguments))
     monkeypatch.setenv("STOP_AT", "25")
-    launch(tmp_path / "stopped", 2, *arguments).communicate(timeout=120)
+    launch(tmp_path / "stopped", 2, *arguments).communicate(timeout=PATIENCE)
     monkeypatch.delenv("STOP_AT")
     stopped = only_folder(tmp_path / "stopped")
     assert target(stopped.checkpoints, "latest") == checkpoint(1, 16)

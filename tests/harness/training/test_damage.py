@@ -8,7 +8,7 @@ import pytest
 
 from harness.record import RunFolder
 from tests.harness.faults import EIGHT_EPOCHS, kill_all, kill_at_epoch, train_pair, wait_for
-from tests.harness.test_train import assert_same_run, only_folder, run, start
+from tests.harness.test_train import PATIENCE, assert_same_run, only_folder, run, start
 
 OFTEN = ("--set", "checkpoint_every=2")
 
@@ -80,7 +80,7 @@ def test_with_all_of_them_damaged_a_run_starts_anew_and_can_resume_again(
         truncate(checkpoint)
     process = start(tmp_path, *EIGHT_EPOCHS, "--set", "checkpoint_every=1", "--set", "keep_checkpoints=1")
     latest = folder.checkpoints / "latest"
-    wait_for(lambda: latest.readlink().name == "epoch-000002-step-000000", 60, "two epochs of a new beginning")
+    wait_for(lambda: latest.readlink().name == "epoch-000002-step-000000", PATIENCE, "two epochs of a new beginning")
     kill_all(process)
     assert run(tmp_path, *EIGHT_EPOCHS, *OFTEN) == 0
     first, second, third = (launch["epoch"] for launch in folder.read_environment()["launches"])
@@ -94,7 +94,7 @@ def test_two_processes_choose_the_same_one(tmp_path: Path, uninterrupted_pair: R
     newest = max(folder.checkpoints.glob("epoch-*"))
     flip_in_tensor(newest)
     second = train_pair(tmp_path, *OFTEN)
-    stderr = second.communicate(timeout=120)[1]
+    stderr = second.communicate(timeout=PATIENCE)[1]
     assert second.returncode == 0, stderr
     assert stderr.count(f"{newest} cannot be used") == 1
     assert_same_run(folder, uninterrupted_pair)

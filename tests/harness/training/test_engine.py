@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.seeding import GlobalNoise
+from harness.training.context import TrainingContext
 from harness.training.optimizer import PhasedAdam
 from tests.engines import build_engine
 from variants.aae import AAE
-from variants.layers import Dropout
 
 SHAPE, Z, B = (3, 32, 32), 10, 32
 CPU = torch.device("cpu")
@@ -35,9 +35,7 @@ def train_by_hand(aae: AAE, batches: list[Tensor], seed: int) -> list[list[float
     adam_d = torch.optim.Adam(discriminator.parameters(), lr=1e-3, fused=True)
     adam_e = torch.optim.Adam(encoder.parameters(), lr=1e-3, fused=True)
     noise = GlobalNoise(seed, 0, 1, CPU)
-    for layer in discriminator:
-        if isinstance(layer, Dropout):
-            layer.draw_mask = noise.mask
+    aae.use(TrainingContext(noise, "no"))  # its dropout
     bce = F.binary_cross_entropy_with_logits
     history = []
     for step, x in enumerate(batches):

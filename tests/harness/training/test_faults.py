@@ -8,7 +8,16 @@ from filelock import FileLock
 
 from tests.harness.faults import EIGHT_EPOCHS, family, kill_at_epoch, own_tracebacks, train_pair, wait_for
 from tests.harness.launch.test_processes import finish, launch, wait_until_not_running
-from tests.harness.test_train import SHORT, RunFolder, assert_same_run, only_folder, run, start, wait_for_epoch
+from tests.harness.test_train import (
+    PATIENCE,
+    SHORT,
+    RunFolder,
+    assert_same_run,
+    only_folder,
+    run,
+    start,
+    wait_for_epoch,
+)
 
 
 class TestKills:
@@ -54,8 +63,8 @@ class TestKills:
         finally:
             for rank in ranks:
                 rank.kill()
-            process.communicate(timeout=120)
-        FileLock(only_folder(tmp_path).path / ".lock").acquire(timeout=5)
+            process.communicate(timeout=PATIENCE)
+        FileLock(only_folder(tmp_path).path / ".lock").acquire(timeout=PATIENCE)
 
     def test_a_run_without_any_records_starts_anew(
         self, tmp_path: Path, uninterrupted: RunFolder, caplog: pytest.LogCaptureFixture
@@ -98,7 +107,7 @@ class TestSignals:
         wait_for_epoch(tmp_path, 3)
         for member in family(process) if number == signal.SIGTERM else [process]:
             member.send_signal(number)
-        stderr = process.communicate(timeout=120)[1]
+        stderr = process.communicate(timeout=PATIENCE)[1]
         folder = only_folder(tmp_path)
         wait_until_not_running(folder)
         status = folder.read_status()
@@ -126,7 +135,7 @@ class TestSignals:
         )
         arguments = (*SHORT, "--epochs", "1")
         process = launch(tmp_path / "stopped", n, str(tmp_path / "signalled.py"), *arguments)
-        assert "SIGTERM: saved; run the same command again to resume" in process.communicate(timeout=120)[1]
+        assert "SIGTERM: saved; run the same command again to resume" in process.communicate(timeout=PATIENCE)[1]
         folder = only_folder(tmp_path / "stopped")
         assert folder.read_status()["state"] == "queued"
         assert [record["epoch"] for record in folder.read_records()] == [0]
@@ -154,7 +163,7 @@ class TestTwoLaunches:
         first = launch(tmp_path, 2, *arguments)
         wait_for_epoch(tmp_path, 0)
         second = launch(tmp_path, 2, *arguments)
-        stderr = second.communicate(timeout=120)[1]
+        stderr = second.communicate(timeout=PATIENCE)[1]
         assert second.returncode != 0
         assert stderr.count("is being trained by another process") == 1
         assert stderr.count("exitcode  : 2") >= 1, "what the launcher says of its ranks"
@@ -167,5 +176,5 @@ class TestTwoLaunches:
         assert folder.read_status()["state"] == "running"
         launcher, *_ = family(process)
         launcher.terminate()
-        wait_for(lambda: folder.read_status()["state"] == "queued", 30, "the first saved")
-        process.communicate(timeout=120)  # pyright: ignore[reportAttributeAccessIssue]
+        wait_for(lambda: folder.read_status()["state"] == "queued", PATIENCE, "the first saved")
+        process.communicate(timeout=PATIENCE)  # pyright: ignore[reportAttributeAccessIssue]

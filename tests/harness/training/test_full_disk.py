@@ -7,7 +7,7 @@ import pytest
 from harness.record import RunFolder
 from harness.training.checkpoint import read_manifest
 from tests.harness.faults import EIGHT_EPOCHS, fill, own_tracebacks, small_disk, train_pair
-from tests.harness.test_train import assert_same_run, only_folder, run, start, wait_for_epoch
+from tests.harness.test_train import PATIENCE, assert_same_run, only_folder, run, start, wait_for_epoch
 
 OFTEN = ("--set", "checkpoint_every=2")
 PLENTY = 100_000  # KiB
@@ -30,7 +30,7 @@ def test_of_checkpoints_or_pictures(place: str, tmp_path: Path, uninterrupted: R
     pictures = sum(-(-picture.stat().st_size // 4096) * 4 for picture in sorted(uninterrupted.samples.iterdir())[:3])
     with small_disk(folder.path / place, TWO_CHECKPOINTS if place == "checkpoints" else pictures) as resize:
         process = start(tmp_path, *EIGHT_EPOCHS, *OFTEN)
-        stderr = process.communicate(timeout=120)[1]
+        stderr = process.communicate(timeout=PATIENCE)[1]
         assert process.returncode == 1
         assert f"{folder.path / place}/epoch-" in stderr.splitlines()[-1]
         assert_it_ended_well(folder, stderr)
@@ -48,7 +48,7 @@ def test_of_records_and_status(tmp_path: Path, uninterrupted: RunFolder) -> None
         process = start(tmp_path, *EIGHT_EPOCHS, "--set", "checkpoint_every=1")
         wait_for_epoch(tmp_path, 2)
         fill(tmp_path)
-        stderr = process.communicate(timeout=120)[1]
+        stderr = process.communicate(timeout=PATIENCE)[1]
         assert process.returncode == 1
         folder = only_folder(tmp_path)
         assert_it_ended_well(folder, stderr)
@@ -71,7 +71,7 @@ def test_of_two_processes(tmp_path: Path, uninterrupted_pair: RunFolder) -> None
     folder = RunFolder(tmp_path / uninterrupted_pair.path.name)
     with small_disk(folder.checkpoints, TWO_CHECKPOINTS):
         process = train_pair(tmp_path, *OFTEN)
-        stderr = process.communicate(timeout=120)[1]
+        stderr = process.communicate(timeout=PATIENCE)[1]
         assert process.returncode == 1
         assert "has lost another process" not in stderr
         assert_it_ended_well(folder, stderr)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from functools import partial
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from harness.config import build_config
 from harness.errors import InputError
 from harness.evaluation.classifier import DomainClassifier
-from harness.launch.processes import build_accelerator
+from harness.launch.processes import Processes, build_accelerator
 from harness.precision import casting, check_precision
 from harness.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from harness.training.engine import Engine
@@ -25,6 +25,7 @@ from tests.engines import build_engine
 from tests.harness.test_train import SHORT, only_folder, run
 from tests.variants.test_every_variant import build_default
 from variants import VARIANTS, build
+from variants.context import Context
 from variants.layers import Equalised
 
 
@@ -124,7 +125,7 @@ class TestFloat16:
             monkeypatch.setitem(AcceleratorState._shared_state, "_mixed_precision", "fp16")
             accelerator.autocast_handler = AutocastKwargs(enabled=False)
             accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu")
-            return Engine(accelerator, build_default("aae", "mlp"), config)
+            return Engine(Processes(accelerator), build_default("aae", "mlp"), config)
 
         return build
 
@@ -158,6 +159,11 @@ class TestFloat16:
             build_accelerator("fp16")
 
 
+class Casting(Context):
+    def casting(self) -> AbstractContextManager[None]:
+        return casting("fp16", torch.device("cuda"))
+
+
 @pytest.mark.parametrize("architecture", ["mlp", "conv"])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_forward_passes_in_float16_stay_on_the_gpu(
@@ -168,8 +174,7 @@ def test_forward_passes_in_float16_stay_on_the_gpu(
     dtypes: set[torch.dtype] = set()
     with FakeTensorMode(), torch.device("cuda"):
         variant = build(name, VARIANTS[name].Options(), (3, 32, 32), 10, architecture)
-        variant.feature_network = DomainClassifier(1, 10).activations
-        variant.computing = partial(casting, "fp16", torch.device("cuda"))
+        variant.use(Casting(features=DomainClassifier(1, 10).activations))
         for layer in (module for module in variant.modules() if isinstance(module, nn.Linear | nn.Conv2d | Equalised)):
             layer.register_forward_hook(lambda _, inputs, output: dtypes.add(output.dtype))
         for phase in variant.phases():

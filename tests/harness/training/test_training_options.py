@@ -163,7 +163,7 @@ def test_optimisers_are_pytorchs(
 ) -> None:
     ours, theirs = build_default("vae", "mlp"), build_default("vae", "mlp")
     engine, optimizer = build_engine(ours, **fields), build(theirs.parameters())
-    theirs.noise = engine.noise
+    theirs.use(ours.context)
     for step, x in enumerate(batches):
         engine.step(x, step)
         engine.noise.start_step(step)
