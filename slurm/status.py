@@ -10,13 +10,13 @@ from harness.config import RunConfig
 from harness.lock import is_owned
 from harness.record import Record, RunFolder, parse_records
 from slurm.process import log_name, read_end
-from slurm.queue import JobState, read_job_states
+from slurm.cluster import SlurmJob, read_jobs
 from slurm.submission import Submission, load_submissions
 from slurm.sweep import Sweep
 
 # stale: it was submitted or begun, and nothing works on it any more. missing: it never was.
-RunState = Literal["done", "running", "pending", "failed", "stale", "missing"]
-STATES: tuple[RunState, ...] = get_args(RunState)
+Standing = Literal["done", "running", "pending", "failed", "stale", "missing"]
+STANDINGS: tuple[Standing, ...] = get_args(Standing)
 FRESH_SECONDS = 900  # a run that cannot be asked otherwise counts as running for so long after its last epoch
 
 
@@ -26,7 +26,7 @@ class RunStatus:
 
     config: RunConfig
     folder: RunFolder
-    state: RunState
+    standing: Standing
     job_id: str
     epoch: int
     reason: str
@@ -43,7 +43,7 @@ class Placement:
 
     submission: Submission
     job_id: str
-    job: JobState | None
+    job: SlurmJob | None
     answered: bool
 
     @property
@@ -71,13 +71,13 @@ def place_runs(submissions: Sequence[Submission]) -> dict[str, Placement]:
         for job_id, run_ids in submission.jobs.items():
             newest |= dict.fromkeys(run_ids, (submission, job_id))
     job_ids = {job_id for submission, job_id in newest.values() if submission.executor == "slurm"}
-    states = read_job_states(job_ids) if job_ids else {}
+    known = read_jobs(job_ids) if job_ids else {}
     jobs: dict[tuple[str, str], Placement] = {}
     placements: dict[str, Placement] = {}
     for run_id, (submission, job_id) in newest.items():
         key = (str(submission.folder), job_id)
         if key not in jobs:
-            jobs[key] = Placement(submission, job_id, (states or {}).get(job_id), states is not None)
+            jobs[key] = Placement(submission, job_id, (known or {}).get(job_id), known is not None)
         placements[run_id] = jobs[key]
     return placements
 
@@ -89,28 +89,28 @@ def read_status(config: RunConfig, out: Path, placement: Placement | None) -> Ru
         status = folder.read_status()
     except (OSError, ValueError) as error:
         status = {"state": "failed", "reason": f"damaged: {error}; remove the folder to start this run anew"}
-    state, reason = _decide(status, folder, placement)
+    standing, reason = _decide(status, folder, placement)
     epoch = int(status.get("epoch", 0))
     newest, evaluated = read_newest_records(folder) if "epoch" in status else ({}, {})
     log = folder.path / log_name(0)
-    if placement is not None and state == "stale" and placement.submission.executor == "slurm":
+    if placement is not None and standing == "stale" and placement.submission.executor == "slurm":
         log = placement.submission.logs / f"{placement.job_id}_0_log.err"
     return RunStatus(
         config=config,
         folder=folder,
-        state=state,
-        job_id=placement.job_id if placement is not None and state in ("running", "pending", "stale") else "",
+        standing=standing,
+        job_id=placement.job_id if placement is not None and standing in ("running", "pending", "stale") else "",
         epoch=epoch,
         reason=reason,
         interruptions=int(status.get("interruptions", 0)),
         images_per_second=newest.get("time/images_per_second"),
         fid=evaluated.get("eval/fid"),
-        seconds_left=estimate_seconds_left(config, epoch, newest, evaluated) if state == "running" else None,
+        seconds_left=estimate_seconds_left(config, epoch, newest, evaluated) if standing == "running" else None,
         log=log,
     )
 
 
-def _decide(status: dict[str, Any], folder: RunFolder, placement: Placement | None) -> tuple[RunState, str]:
+def _decide(status: dict[str, Any], folder: RunFolder, placement: Placement | None) -> tuple[Standing, str]:
     """The run's state in its sweep, and the reason for it."""
     state, reason = status["state"], str(status.get("reason", ""))
     if state == "done":
