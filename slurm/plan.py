@@ -93,7 +93,8 @@ def find_missing_inputs(configs: Collection[RunConfig]) -> list[str]:
         embedded = name in DATASETS and DATASETS[name].embedded
         if not embedded and read_data_checksum(name, size) is None and known_source(name) is None:
             lines.append(f"{name} at {size} px is not staged; run: aaebench stage --dataset {name} --image-size {size}")
-    for extractor in sorted({config.extractor for config in configs if config.extractor_weights is None} & {*STAGED}):
+    protocols = [protocol for config in configs for protocol in config.protocol if protocol.extractor_weights is None]
+    for extractor in sorted({protocol.extractor for protocol in protocols} & {*STAGED}):
         try:
             weights_path(STAGED[extractor])
         except InputError as error:

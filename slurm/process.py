@@ -6,18 +6,23 @@ becomes of the runs: all they surely share is the file system.
 Nothing here imports torch: a job's time is the runs'.
 """
 
+import json
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.files import write_text
 from harness.lock import is_owned
+from harness.protocol import Protocol
+from harness.readings import is_settled
 from harness.record import RunFolder
 
 if TYPE_CHECKING:
@@ -73,17 +78,22 @@ class RunProcess:
         self.folder.ask_for(run.config)
         self.log = self.folder.path / log_name(rank)
         self.started = time.time()
-        command = [sys.executable, "-m", "harness.train", "--config", str(self.folder.config_file), "--out", str(out)]
+        # What is asked now, which may be more than the run's own configuration says: more epochs, other protocols.
+        command = [sys.executable, "-m", "harness.train", "--config", "/dev/stdin", "--out", str(out)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 env=environment,
                 cwd=folder,
                 start_new_session=True,
             )
+        with suppress(BrokenPipeError):  # it has ended already, and its log says why
+            assert self.process.stdin is not None
+            with self.process.stdin as stdin:
+                stdin.write(json.dumps(run.config, ensure_ascii=False).encode())
 
     def end(self) -> Outcome:
         """What became of the process, which has ended. A failure that it could not record itself is recorded here."""
@@ -212,7 +222,7 @@ class RunQueue:
         folder = RunFolder(self.out / run.run_id)
         status = read_status(folder)
         outcome = None
-        if status["state"] == "done":
+        if status["state"] == "done" and is_over(folder, run):
             outcome = Outcome(folder, 0, "")
         elif status["state"] == "failed" and status.get("updated") != run.failed_at:  # in this job, before a requeue
             outcome = Outcome(folder, 1, str(status.get("reason", "")))
@@ -248,7 +258,9 @@ class RunQueue:
 
     def _end(self, process: RunProcess) -> None:
         outcome = process.end()
-        if read_status(outcome.folder)["state"] == "done":  # another rank saw so before this one, which waited for it in vain
+        if (
+            read_status(outcome.folder)["state"] == "done"
+        ):  # another rank saw so before this one, which waited for it in vain
             outcome = Outcome(outcome.folder, 0, "")
         self.outcomes.append(outcome)
         if outcome.exit_status == 0 or outcome.interruption is not None:
@@ -260,6 +272,13 @@ class RunQueue:
             reason = self.peers.collect_reasons(process.run.run_id, PEER_SECONDS if self.rank == 0 else 0)
         if self.rank == 0:
             record_failure(process.folder, reason, process.started, replace=self.peers is not None)
+
+
+def is_over(folder: RunFolder, run: PlannedRun) -> bool:
+    """Whether a run has everything that is asked of it now. Raises: ValueError if its status is damaged."""
+    protocols = [Protocol.model_validate(each) for each in run.config["protocol"]]
+    asked = SimpleNamespace(**{**run.config, "protocol": protocols})
+    return is_settled(folder, cast("RunConfig", asked))
 
 
 def log_name(rank: int) -> str:

@@ -49,9 +49,7 @@ class SlurmOptions(BaseModel):
     constraint: Word | None = None
     nodes: int = Field(1, ge=1, le=100_000)
     gpus_per_node: int = Field(1, ge=0, le=1024)
-    tasks_per_node: int | None = Field(
-        None, ge=1, le=4096, description="Processes on each node; default: one per GPU"
-    )
+    tasks_per_node: int | None = Field(None, ge=1, le=4096, description="Processes on each node; default: one per GPU")
     cpus_per_task: int = Field(4, ge=1, le=4096)
     mem_gb: Amount | None = Field(None, gt=0, le=1_000_000, description="Per node")
     timeout_min: int = Field(
@@ -110,12 +108,10 @@ def build_options(block: Any, origin: str) -> SlurmOptions:
         raise InputError(f"{origin}: slurm must map options to values, as in `slurm: {{partition: gpu}}`")
     content = {**block, "sbatch": {**block.get("sbatch", {})}}
     for variable, (option, value) in read_site(block).items():
-        if option == "timeout_min":
-            value = _parse_minutes(variable, value)
         if option.startswith("sbatch."):
             content["sbatch"][option.removeprefix("sbatch.")] = value or True  # SBATCH_EXCLUSIVE may be empty
         else:
-            content[option] = value
+            content[option] = _parse_minutes(variable, value) if option == "timeout_min" else value
     try:
         return SlurmOptions.model_validate(content)
     except ValidationError as error:

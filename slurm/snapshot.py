@@ -84,12 +84,13 @@ def _read_imports(file: Path) -> Iterator[str]:
 def _require_importable(variants: list[str], code: Path) -> None:
     """Raises: InputError with Python's own words if one of the variants cannot be imported where its jobs will."""
     check = f"from variants import load_variant; [load_variant(name) for name in {variants!r}]"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    paths = [str(code), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-c", check]
     answer = subprocess.run(command, cwd=code, env=environment, capture_output=True, text=True, check=False)
     if answer.returncode:
         said = [line for line in answer.stderr.splitlines() if line.strip()] or ["no message"]
         raise InputError(
-            f"{', '.join(variants)} cannot be imported from the copy of the code that the jobs run ({said[-1]}); put what "
-            "it imports beside it, or install it"
+            f"{', '.join(variants)} cannot be imported from the copy of the code that the jobs run ({said[-1]}); "
+            "put what it imports beside it, or install it"
         )

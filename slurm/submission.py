@@ -9,6 +9,7 @@ OUT/sweeps/<sweep>/<time>/
 
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -51,6 +52,15 @@ class Submission:
     def save(self) -> None:
         content = {key: value for key, value in vars(self).items() if key != "folder"}
         write_json(self.folder / "submission.json", content)
+
+    @contextmanager
+    def removed_on_failure(self) -> Iterator[None]:
+        """Nothing is left of the submission if the body raises."""
+        try:
+            yield
+        except BaseException:
+            shutil.rmtree(self.folder)
+            raise
 
     def own(self) -> None:
         """Note this process as the one that runs the submission."""

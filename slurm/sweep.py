@@ -52,7 +52,7 @@ def load_sweep(path: Path, **overrides: Any) -> Sweep:
     for key in content:
         if key not in KEYS:
             raise InputError(f"{path}: {unknown('key', key, KEYS)}")
-    folder = path.absolute().parent
+    folder = path.parent.resolve()
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
     name, axes, fixed, rules = _read_parts(content, path)
@@ -129,7 +129,7 @@ def _find_beside(path: Path, value: Any) -> Any:
     if isinstance(value, list):
         return [_find_beside(path, each) for each in value]
     is_there = isinstance(value, str) and Path(value).suffix and (path.parent / value).is_file()
-    return str((path.parent / value).absolute()) if is_there else value
+    return str((path.parent / value).resolve()) if is_there else value
 
 
 def _require_one_place_each(axes: Mapping[str, list[Fields]], fixed: Fields, path: Path) -> None:
@@ -196,8 +196,10 @@ def _validate(system: Fields, key: str, *value: Any) -> Any:
         run = build_config(system, {key: value[0]} if value else {}).model_dump(mode="json")
     except InputError:
         return value
-    if key == "extractor":  # of one's own, its file is what tells it from others
-        return run["extractor"], run["extractor_weights"]
+    if key in ("extractor", "extractor_weights"):  # settings of the protocols; a file of one's own tells both
+        return [(each["extractor"], each["extractor_weights"]) for each in run["protocol"]]
+    if key == "n_fake":
+        return [each["n_fake"] for each in run["protocol"]]
     if key.startswith("options."):
         return run["options"].get(key.removeprefix("options."), value)
     return run.get(key, value)

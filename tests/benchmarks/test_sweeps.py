@@ -12,8 +12,8 @@ from statistics import median
 import pytest
 
 from harness.record import RunFolder
+from slurm.overview import build_table, describe_plan
 from slurm.plan import build_plan
-from slurm.report import build_table, describe_plan
 from slurm.status import read_statuses
 from slurm.submit import submit_to_slurm
 from slurm.sweep import SHIPPED, Sweep, load_sweep

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-import slurm.checks
+import slurm.doctor
 from aaebench import app
 from harness.commands import call
-from slurm.checks import Finding, check_folder, check_gpus, check_launcher, check_resolves, check_versions
+from slurm.doctor import CheckResult, check_folder, check_gpus, check_launcher, check_resolves, check_versions
 from tests.slurm.conftest import Sweep
 
 
@@ -34,12 +34,12 @@ def test_a_machine_that_can_run_everything_is_found_well(tmp_path: Path, capfd: 
 
 
 def test_versions_that_do_not_fit_are_named_with_the_command_that_mends_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = slurm.checks.distribution
+    real = slurm.doctor.distribution
 
     class Demanding:
         requires = ("torch<1", "numpy>=1")
 
-    monkeypatch.setattr(slurm.checks, "distribution", lambda name: Demanding if name == "aaebench" else real(name))
+    monkeypatch.setattr(slurm.doctor, "distribution", lambda name: Demanding if name == "aaebench" else real(name))
     (problem,) = [finding for finding in check_versions() if finding.level == "problem"]
     assert "aaebench needs torch<1, there is " in problem.what
     assert problem.remedy == "python -m pip install 'torch<1'"
@@ -58,10 +58,10 @@ def test_a_launcher_that_starts_one_process_in_silence_is_found(
     )
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     code = (
-        "import json; from slurm.checks import check_launcher; print(json.dumps([vars(f) for f in check_launcher()]))"
+        "import json; from slurm.doctor import check_launcher; print(json.dumps([vars(f) for f in check_launcher()]))"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    problem, warning = (Finding(**finding) for finding in json.loads(printed))
+    problem, warning = (CheckResult(**finding) for finding in json.loads(printed))
     assert problem.level == "problem"
     assert "asks for 2 processes and starts fewer, with which no run starts" in problem.what
     assert "ACCELERATE_USE_CPU=true" in problem.remedy
