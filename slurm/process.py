@@ -6,14 +6,12 @@ becomes of the runs: all they surely share is the file system.
 Nothing here imports torch: a job's time is the runs'.
 """
 
-import json
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,22 +76,17 @@ class RunProcess:
         self.folder.ask_for(run.config)
         self.log = self.folder.path / log_name(rank)
         self.started = time.time()
-        # What is asked now, which may be more than the run's own configuration says: more epochs, other protocols.
-        command = [sys.executable, "-m", "harness.train", "--config", "/dev/stdin", "--out", str(out)]
+        command = [sys.executable, "-m", "harness.train", "--config", str(self.folder.config_file), "--out", str(out)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=environment,
                 cwd=folder,
                 start_new_session=True,
             )
-        with suppress(BrokenPipeError):  # it has ended already, and its log says why
-            assert self.process.stdin is not None
-            with self.process.stdin as stdin:
-                stdin.write(json.dumps(run.config, ensure_ascii=False).encode())
 
     def end(self) -> Outcome:
         """What became of the process, which has ended. A failure that it could not record itself is recorded here."""

@@ -16,6 +16,7 @@ from slurm.request import SlurmOptions, build_options
 KEYS = ("name", "grid", "fixed", "exclude", "slurm")
 SHIPPED = Path(__file__).parent / "sweeps"
 FILES = ("protocol", "extractor", "extractor_weights", "feature_weights")  # fields that may name a file
+NESTED = ("options", "eval")  # fields that are written as a mapping, or flat with a dot
 Fields = dict[str, Any]
 
 
@@ -104,7 +105,7 @@ def _read_parts(content: Fields, path: Path) -> tuple[str, dict[str, list[Fields
         raise InputError(f"{path}: exclude must list mappings, as in `exclude: [{{variant: n_iter, seed: 1}}]`")
     axes = {
         axis: [
-            _flatten(value if isinstance(value, dict) and axis != "options" else {axis: value}, path)
+            _flatten(value if isinstance(value, dict) and axis not in NESTED else {axis: value}, path)
             for value in values
         ]
         for axis, values in grid.items()
@@ -116,9 +117,10 @@ def _flatten(fields: Fields, path: Path) -> Fields:
     """The fields with each of `options` on its own, and files by their paths where they lie beside the sweep file."""
     flat: Fields = {}
     for key, value in fields.items():
-        is_options = key == "options" and isinstance(value, dict)
-        named = {f"options.{name}": each for name, each in value.items()} if is_options else {key: value}
-        for name, each in named.items():
+        nested = key in NESTED and isinstance(value, dict)
+        named = {f"{key}.{name}": each for name, each in value.items()} if nested else {key: value}
+        for spelt, each in named.items():
+            name = f"eval_{spelt.removeprefix('eval.')}" if spelt.startswith("eval.") else spelt
             if name in flat:
                 raise InputError(f"{path}: {name} is set twice in {fields}; name it once")
             flat[name] = _find_beside(path, each) if name in FILES else each
