@@ -25,6 +25,7 @@ from slurm.sweep import Sweep
 LOG_LINES = 5
 NOT_OF_A_CELL = {"seed", "batch_size", "sweep"}
 WIDEST = 10_000
+LONG = 30  # characters, beyond which a name is folded, as a path
 
 
 def describe_plan(plan: Plan) -> str:
@@ -59,18 +60,15 @@ def describe_site(sweep: Sweep) -> list[str]:
 
 
 def print_table(table: Table) -> None:
-    """On standard output, as wide as the terminal, or wider: columns of numbers are never cut, words are folded."""
-    console = build_console(table)
-    console.print(table)
+    """On standard output, as wide as the terminal, or wider: nothing is cut."""
+    build_console(table).print(table)
 
 
 def build_console(table: Table) -> Console:
     """One that the table fits on; a pipe has no width of its own."""
     console = Console()
-    least = Measurement.get(console, console.options.update(width=WIDEST), table)
-    if not console.is_terminal:
-        return Console(width=max(160, least.maximum))
-    return console if console.width >= least.minimum else Console(width=least.minimum)
+    needed = Measurement.get(console, console.options.update(width=WIDEST), table).maximum
+    return Console(width=max(needed, console.width if console.is_terminal else 160))
 
 
 def build_table(statuses: Sequence[RunStatus]) -> Table:
@@ -79,14 +77,14 @@ def build_table(statuses: Sequence[RunStatus]) -> Table:
     flat = [flatten(status.config) for status in statuses]
     varying = find_varying_fields(flat)
     standings = [each for each in STANDINGS if any(status.standing == each for status in statuses)]
-    for name in ("variant", "data set", *varying):
-        table.add_column(name, overflow="fold")
-    for name in (*standings, "epochs", "ETA", "images/s", "last FID"):
-        table.add_column(name, justify="right", no_wrap=True)
     cells: dict[tuple[str, ...], list[RunStatus]] = defaultdict(list)
     for status, fields in zip(statuses, flat, strict=True):
         data = f"{status.config.dataset} {status.config.image_size} px"
         cells[(status.config.variant, data, *(str(fields.get(name, "")) for name in varying))].append(status)
+    for name in ("variant", "data set", *varying):
+        table.add_column(name, overflow="fold", max_width=LONG)
+    for name in (*standings, "epochs", "ETA", "images/s", "last FID"):
+        table.add_column(name, justify="right", no_wrap=True)
     for cell, members in cells.items():
         fids = [status.fid for status in members if status.standing == "done" and status.fid is not None]
         table.add_row(*cell, *_summarise(members, standings), f"{mean(fids):.2f}" if fids else "")

@@ -104,9 +104,10 @@ def build_options(block: Any, origin: str) -> SlurmOptions:
 
     Raises: InputError naming each key that is wrong, with the nearest valid ones.
     """
-    if not isinstance(block, dict) or not isinstance(block.get("sbatch", {}), dict):
+    if not isinstance(block, dict) or not isinstance(block.get("sbatch") or {}, dict):
         raise InputError(f"{origin}: slurm must map options to values, as in `slurm: {{partition: gpu}}`")
-    content = {**block, "sbatch": {**block.get("sbatch", {})}}
+    content = {name: value for name, value in block.items() if value is not None}
+    content["sbatch"] = {**(block.get("sbatch") or {})}
     for variable, (option, value) in read_site(block).items():
         if option.startswith("sbatch."):
             content["sbatch"][option.removeprefix("sbatch.")] = value or True  # SBATCH_EXCLUSIVE may be empty

@@ -1,18 +1,22 @@
 """What is left of a sweep, how runs share jobs, what they cost, and what has changed."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 
+from aaebench import app
+from harness.commands import call
 from harness.config import build_config
 from harness.errors import InputError
 from harness.record import RunFolder
 from slurm.cluster import SlurmJob, expand_job_ids
 from slurm.estimate import Timing, estimate_seconds, kind_of, load_timings
-from slurm.overview import describe_plan
+from slurm.overview import build_table, describe_plan
 from slurm.plan import build_plan, describe_change, find_missing_inputs, pack, require_time_for_epochs
 from slurm.request import build_options
 from slurm.status import read_statuses
@@ -201,3 +205,60 @@ def test_shipped_sweeps_go_by_their_names(tmp_path: Path, monkeypatch: pytest.Mo
         find_sweep(Path("papr"))
     (tmp_path / "paper.yaml").touch()
     assert find_sweep(Path("paper.yaml")) == Path("paper.yaml")
+
+
+class TestTable:
+    """What `sweep status` shows of four cells of two runs, one of which is under way."""
+
+    @pytest.fixture
+    def sweep(self, tmp_path: Path) -> Sweep:
+        grid = "grid: {variant: [aae, latent_mapping], learning_rate: [0.000123456789, 1.0e-3], seed: [0, 1]}"
+        sweep = load(tmp_path, f"{grid}\nfixed: {{preset: demo, epochs: 10}}")
+        for number, config in enumerate(sweep.configs):
+            folder = RunFolder(tmp_path / "runs" / config.run_id)
+            pretend(folder, config, *(("running", 2) if number == 0 else ("done", 10)))
+        return sweep
+
+    @pytest.fixture
+    def table(self, sweep: Sweep, tmp_path: Path) -> Table:
+        return build_table(read_statuses(sweep, tmp_path / "runs"))
+
+    def test_the_fid_is_that_of_finished_runs_of_one_cell(self, table: Table) -> None:
+        """The run under way has 18, after two epochs; those that are done 10, after ten."""
+        *cells, everything = table.columns[-1].cells
+        assert table.columns[-1].header == "last FID"
+        assert cells == ["10.00"] * 4
+        assert everything == "", "different variants have no FID in common"
+
+    def test_standings_that_no_run_has_take_no_room(self, table: Table) -> None:
+        assert [str(column.header) for column in table.columns][3:5] == ["done", "running"]
+
+    @pytest.mark.parametrize("width", [60, 80, 140, None])
+    def test_numbers_are_never_cut(
+        self,
+        width: int | None,
+        sweep: Sweep,
+        table: Table,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        """None is a pipe."""
+        for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+            monkeypatch.setenv(name, "0" if width is None else "1")
+        monkeypatch.setenv("COLUMNS", str(width or 60))
+        call(
+            lambda: app(
+                ["sweep", "status", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "runs")],
+                result_action="return_value",
+            )
+        )
+        printed = capfd.readouterr().out
+        lines = re.sub(r"\x1b\[[\d;]*m", "", printed).splitlines()
+        rows = [[cell.strip() for cell in line.split("│")] for line in lines if line.startswith("│")]
+        for column in table.columns[2:]:
+            for cell in column.cells:
+                assert any(str(cell) in row for row in rows), f"{cell} of {column.header} in\n{printed}"
+        assert "…" not in printed
+        if width == 140:
+            assert max(map(len, lines)) <= 140

@@ -205,7 +205,8 @@ class TestCompiled:
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.delenv("CXX", raising=False)
         engine = build_engine(build_default("aae", "mlp"), compile=True)
-        torch.testing.assert_close(train(engine, batches), train(build_engine(build_default("aae", "mlp")), batches))
+        plain = build_engine(build_default("aae", "mlp"))
+        torch.testing.assert_close(train(engine, batches[:1]), train(plain, batches[:1]))
         assert not engine.compiles
         assert [record.message for record in caplog.records] == [
             "compile = true needs a C++ compiler, and this machine has none: going on uncompiled"
