@@ -158,9 +158,9 @@ class TestLimits:
         sweep = build_sweep(accounting_cluster)
         user = ("where", "account=physics", "set", "MaxSubmitJobs=5")
         sweep.cluster.output("sacctmgr", "--immediate", "modify", "user", *user)
-        limited = ("sacctmgr", "-n", "-P", "show", "assoc", "account=physics", "format=MaxSubmitJobs")
-        wait_for(lambda: "5" in sweep.cluster.output(*limited).split(), 60, "the limit")
-        sweep.write({"seed": [0, 1, 2, 3, 4, 5, 6]}, HELD, **SHORT)
+        known = ("scontrol", "show", "assoc_mgr", "flags=assoc")
+        wait_for(lambda: "MaxSubmitJobs=5(" in sweep.cluster.output(*known), 60, "the limit")
+        sweep.write({"seed": [0, 1, 2, 3, 4, 5, 6]}, HELD | {"account": "physics"}, **SHORT)
         said = sweep.submit()
         assert "submitted 5 runs in 5 jobs" in said
         assert "2 runs are left for the next sweep submit: SLURM says: " in said
