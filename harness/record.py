@@ -184,7 +184,8 @@ class EvaluationFolder:
         file = self.path / "records.jsonl"
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         if epoch is not None:  # most of a long run's lines need no parsing then
-            lines = [line for line in lines if re.search(rf'"epoch":\s*{epoch}\b', line)]
+            names_it = re.compile(rf'"epoch":\s*{epoch}\b')
+            lines = [line for line in lines if names_it.search(line)]
         found: dict[Key, Record] = {}
         for line in lines:
             try:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from harness.errors import InputError, RunsFailedError
+from slurm import Executor
 
 if TYPE_CHECKING:
     from slurm.status import Standing
     from slurm.sweep import Sweep
 
-Executor = Literal["slurm", "local"]
 Switch = Annotated[bool, Parameter(negative="")]
 WATCH_SECONDS = 10
 

@@ -167,6 +167,8 @@ def check_launcher() -> Iterator[CheckResult]:
     """Whether `accelerate launch`, as it is set up here, starts the processes that it was set up for."""
     from accelerate.commands.config.config_args import default_config_file  # noqa: PLC0415 (slow to import)
 
+    from harness.launch.launcher import TASKS  # noqa: PLC0415
+
     file = Path(default_config_file)
     if not file.is_file():
         yield CheckResult("ok", "accelerate", "no configuration file: each launch says how many processes it wants")
@@ -178,7 +180,8 @@ def check_launcher() -> Iterator[CheckResult]:
         return
     wanted = int(content.get("num_processes") or 1)
     command = [str(Path(sys.executable).with_name("accelerate")), "launch", "-m", "slurm.doctor", "count"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | _own_code())
+    outside = {name: value for name, value in os.environ.items() if name not in TASKS}  # of a job's own tasks
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, env=outside | _own_code())
     counted = [line.removeprefix("num_processes=") for line in answer.stdout.splitlines() if "num_processes=" in line]
     if counted and int(counted[0]) == wanted:
         yield CheckResult("ok", "accelerate", f"{file} starts {wanted} processes")

@@ -16,13 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
 
 from harness.errors import InputError
 from harness.files import write_json
+from slurm import Executor
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Submission:
 
     folder: Path
     sweep: str
-    executor: Literal["slurm", "local"]
+    executor: Executor
     content: dict[str, Any]
     run_ids: list[str]
     created: float = field(default_factory=time.time)

@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
-from typing import Literal
 
 import psutil
 from submitit import SlurmExecutor
@@ -18,6 +17,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from harness.errors import InputError, RunsFailedError
 from harness.terminal import console
+from slurm import Executor
 from slurm.cluster import (
     cancel_jobs,
     has_slurm,
@@ -38,7 +38,6 @@ from slurm.status import Standing
 from slurm.submission import Submission, create_folder, load_submissions, submitting, sweep_folder
 from slurm.sweep import Sweep
 
-Executor = Literal["slurm", "local"]
 REQUEUES = 1_000_000  # submitit would stop after 3 time limits; jobs that make no progress end themselves
 PATIENCE_SECONDS = 5  # after which sbatch is said to be waiting
 PROCESS_SECONDS = 120  # for a local submission's runs to save themselves

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from harness.commands import call
 from harness.config import build_config
 from harness.errors import InputError
 from harness.record import RunFolder
-from slurm.cluster import SlurmJob, expand_job_ids
+from slurm.cluster import SlurmJob, expand_job_ids, read_array_size
 from slurm.estimate import Timing, estimate_seconds, kind_of, load_timings
 from slurm.overview import build_table, describe_plan
 from slurm.plan import build_plan, describe_change, find_missing_inputs, pack, require_time_for_epochs
@@ -262,3 +263,12 @@ class TestTable:
         assert "…" not in printed
         if width == 140:
             assert max(map(len, lines)) <= 140
+
+
+@pytest.mark.parametrize(("setting", "size"), [("0", 1), ("1", 1), ("1001", 1001)])
+def test_a_cluster_without_arrays_takes_jobs_one_by_one(
+    setting: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = subprocess.CompletedProcess([], 0, f"MaxArraySize            = {setting}\nMaxJobCount    = 9\n", "")
+    monkeypatch.setattr("slurm.cluster.ask", lambda *command: answer)
+    assert read_array_size() == size

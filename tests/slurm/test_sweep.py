@@ -118,6 +118,13 @@ class TestExclusions:
         text = "grid: {variant: [n_iter], options.n: [2, 3]}\nexclude: [{options: {n: 3}}]"
         assert [config.options.n for config in load_sweep(write(tmp_path, text)).configs] == [2]
 
+    def test_presets_are_compared_by_name_and_what_they_set_by_value(self, tmp_path: Path) -> None:
+        text = "grid: {system: [{variant: vae}, {preset: kld_feature}, {preset: all_four}]}\n"
+        (vae, feature) = load_sweep(write(tmp_path, f"{text}exclude: [{{preset: all_four}}]")).configs
+        assert (vae.variant, feature.options.depth) == ("vae", 0)
+        (vae,) = load_sweep(write(tmp_path, f"{text}exclude: [{{variant: combined}}]")).configs
+        assert vae.variant == "vae"
+
     def test_a_field_that_a_point_leaves_open_has_its_default(self, tmp_path: Path) -> None:
         text = "grid: {system: [{}, {learning_rate: 0.1}]}\nexclude: [{learning_rate: 1e-4}]"
         assert [config.learning_rate for config in load_sweep(write(tmp_path, text)).configs] == [0.1]
