@@ -132,7 +132,7 @@ def run_in_job(options: SlurmOptions, module: str, *arguments: str, text: str = 
         'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"',
         f"exec {shlex.join([sys.executable, '-m', module, *arguments])}",
     ]
-    command = ["srun", "--quiet", *flags, "bash", "-c", "\n".join(lines)]
+    command = ["srun", "--quiet", *flags, "/bin/bash", "-c", "\n".join(lines)]
     with outside_of_jobs():
         answer = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if answer.returncode:

@@ -1,5 +1,6 @@
 """Sweep files: a grid over any fields of a run's configuration, and what the runs ask of SLURM."""
 
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from slurm.request import SlurmOptions, build_options
 KEYS = ("name", "grid", "fixed", "exclude", "slurm")
 SHIPPED = Path(__file__).parent / "sweeps"
 FILES = ("protocol", "extractor", "extractor_weights", "feature_weights")  # fields that may name a file
+LARGEST_GRID = 1_000_000
 NESTED = ("options", "eval")  # fields that are written as a mapping, or flat with a dot
 Fields = dict[str, Any]
 
@@ -58,6 +60,8 @@ def load_sweep(path: Path, **overrides: Any) -> Sweep:
         sys.path.append(str(folder))
     name, axes, fixed, rules = _read_parts(content, path)
     _require_one_place_each(axes, fixed, path)
+    if (size := math.prod(map(len, axes.values()))) > LARGEST_GRID:
+        raise InputError(f"{path}: the grid has {size} points, more than {LARGEST_GRID}; make several sweeps of it")
     points = [{key: value for part in parts for key, value in part.items()} for parts in product(*axes.values())]
     exclusions = _Exclusions(rules, points, {**fixed, **overrides}, path)
     configs: dict[str, RunConfig] = {}
@@ -95,7 +99,7 @@ def _read_parts(content: Fields, path: Path) -> tuple[str, dict[str, list[Fields
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{,63}", name):
         raise InputError(
             f"{path}: name = {name!r} must be up to 64 letters, digits, '.', '_' and '-': it names a folder"
-            + ("" if isinstance(name, str) else f" (a name of digits alone is quoted, as in `name: '{name}'`)")
+            + (f" (one of digits alone is quoted, as in `name: '{name}'`)" if isinstance(name, int) else "")
         )
     if not _is_mapping(grid) or not grid or not all(isinstance(axis, list) and axis for axis in grid.values()):
         raise InputError(f"{path}: grid must map each field to a list of values, as in `grid: {{seed: [0, 1]}}`")
@@ -117,6 +121,8 @@ def _flatten(fields: Fields, path: Path) -> Fields:
     """The fields with each of `options` on its own, and files by their paths where they lie beside the sweep file."""
     flat: Fields = {}
     for key, value in fields.items():
+        if not isinstance(key, str):
+            raise InputError(f"{path}: {key!r} in {fields} names no field")
         nested = key in NESTED and isinstance(value, dict)
         named = {f"{key}.{name}": each for name, each in value.items()} if nested else {key: value}
         for spelt, each in named.items():

@@ -124,7 +124,7 @@ def test_a_requeued_job_leaves_the_runs_that_failed_to_retry(sweep: Sweep, tmp_p
         "    def reconstruction_loss(self, x):\n"
         "        raise RuntimeError('no')\n"
     )
-    sweep.write({"variant": ["raising:Raises", "aae"]}, {"min_job_minutes": 30})
+    sweep.write({"variant": ["raising:Raises", "aae"]}, {"min_job_minutes": 30}, epochs=40)
     timing = Timing(epoch_seconds=1, evaluation_seconds=1, measured="probe")
     configs = load_sweep(sweep.file).configs
     save_probe(sweep.out, "tiny", dict.fromkeys(kinds_of(configs).values(), timing))

@@ -78,8 +78,9 @@ class TestWhatTheSiteHasSetForSbatch:
 
 
 def test_a_job_without_the_login_shells_environment_trains(sweep: Sweep) -> None:
-    """sbatch --export=NONE would hand its tasks nothing of what the script exports."""
+    """sbatch --export=NONE would hand its tasks nothing of what the script exports; probes have no such script."""
     sweep.write({"seed": [0]}, {"sbatch": {"export": "NONE"}}, **SHORT)
+    assert "GPU-hours (probe)" in sweep.command("plan", "--probe")[1]
     sweep.submit()
     sweep.wait_until_done()
 

@@ -1,11 +1,15 @@
 """A sweep file is a grid of run configurations, checked before anything runs."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from harness.errors import InputError
+from slurm.request import SlurmOptions
 from slurm.sweep import SHIPPED, load_sweep
 
 
@@ -186,6 +190,8 @@ class TestExclusions:
         ("grid: {seed: [0]}\nslurm: {sbatch: {'mail type': END}}", "sbatch.mail type is no long option of sbatch"),
         ("grid: {seed: [0]}\nslurm: {sbatch: [a]}", "slurm must map options to values"),
         ('grid: {seed: [0]}\nslurm: {partition: "gpu\\n#SBATCH --uid=0"}', "slurm.partition = "),
+        ("grid: {seed: [0], data: [{1: 2}]}", "1 in {1: 2} names no field"),
+        (f"grid: {{{', '.join(f'{axis}: {[*range(100)]}' for axis in 'abcd')}}}", "the grid has 100000000 points"),
         ("grid: {seed: [0]}\nslurm: [1]", "slurm must map options to values"),
         ("grid: {seed: [0]}\nexclude: [{}]", "exclude must list mappings"),
     ],
@@ -219,3 +225,40 @@ def test_what_a_sweep_names_may_lie_beside_it(tmp_path: Path, monkeypatch: pytes
     assert [protocol.name for protocol in config.protocol] == ["mine", "others", "clean"]
     (config,) = load_sweep(Path("../sweeps/scripted.yaml")).configs
     assert config.protocol[0].extractor_weights == beside / "weights.pt"
+
+
+scalars = st.sampled_from([None, True, 0, 1, -1, 2.5, 10**15, "", "aae", "n_iter", "no", "a b", "\n", "x" * 200])
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["seed", "variant", "options", "options.n", "eval", "preset", "protocol", "", "x"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=6,
+)
+lists = st.dictionaries(
+    st.sampled_from(["seed", "variant", "options", "options.n", "data", "epochs", "protocol", "extractor"]),
+    st.lists(values, max_size=3),
+    max_size=3,
+)
+blocks = st.dictionaries(st.sampled_from([*SlurmOptions.model_fields, "x"]), values, max_size=4)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"grid": lists | values},
+        optional={"name": values, "fixed": values, "exclude": st.lists(values, max_size=2), "slurm": blocks | values},
+    )
+)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_sweep_file_is_one_or_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
+    path = write(tmp_path, json.dumps(content))
+    try:
+        outcome = str(len(load_sweep(path).configs))
+    except InputError as error:
+        outcome = str(error)
+    assert outcome.isdigit() or str(path) in outcome, "what is wrong is said with the file's name"
