@@ -1,6 +1,5 @@
 """The command line: the commands of the three packages, imported only when they run."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -78,6 +77,7 @@ def demo(
         Passes over the training set. [default: 40]
     """
     # ruff: noqa: PLC0415
+    from harness.allocation import count_cores
     from harness.data.staging import stage_dataset
     from harness.evaluation.classifier import load_classifier
     from results.commands import load_collection, print_problems, print_summary
@@ -91,7 +91,7 @@ def demo(
     configs = load_sweep(SHIPPED / "demo.yaml", **chosen).configs
     stage_dataset(dataset, configs[0].image_size)
     load_classifier(dataset, configs[0].image_size)  # trained here, where its progress shows, if it has to be
-    outcomes = run_locally(configs, out / "runs", at_once=min(2, os.cpu_count() or 1))
+    outcomes = run_locally(configs, out / "runs", at_once=min(2, count_cores()))
     collection = load_collection(out / "runs").select({config.run_id for config in configs})
     analysis = analyse(collection)
     write_collection(analysis, out, {"runs": str((out / "runs").resolve()), "sweep": "demo"})

@@ -11,10 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import InputError, unknown
+from harness.settings import parse_yaml
 
 # Part of every reading's id: raise it when a change in this package changes the value of a score.
 STATISTICS_VERSION = 2
@@ -82,7 +82,7 @@ class Protocol(BaseModel):
 @cache
 def _load_shipped() -> dict[str, Protocol]:
     """By name. Kept: a sweep asks for them thousands of times."""
-    protocols = (Protocol.model_validate(yaml.safe_load(file.read_text())) for file in SHIPPED.iterdir())
+    protocols = (Protocol.model_validate(parse_yaml(file.read_text())) for file in SHIPPED.iterdir())
     return {protocol.name: protocol for protocol in protocols}
 
 
@@ -101,8 +101,8 @@ def _find_fields(named: object) -> dict[str, Any]:
     if not isinstance(named, str) or Path(named).suffix not in (".yaml", ".yml"):
         raise ValueError(f"{unknown('protocol', str(named), shipped)} (your own: a .yaml file)")
     try:
-        fields = yaml.safe_load(Path(named).read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        fields = parse_yaml(Path(named).read_text())
+    except (OSError, ValueError) as error:
         raise ValueError(f"cannot read the protocol {named}: {' '.join(str(error).split())}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{named} holds no mapping of fields to values, as in `normalisation: batch`")

@@ -46,7 +46,7 @@ def is_measured(folder: RunFolder, protocol: Protocol, image_size: int, epoch: i
     evaluation = find_evaluation(folder, protocol, image_size)
     if evaluation is None:
         return False
-    lines = {key_of(line): line for line in evaluation.read() if line["epoch"] == epoch}
+    lines = {key_of(line): line for line in evaluation.read(epoch)}
     posterior = lines.get((epoch, *POSTERIOR), {})
     if posterior.get("posterior/collapse") == "no posterior":
         parts = [part for part in parts if part[0] != "reconstruction"]
@@ -80,7 +80,7 @@ def is_settled(folder: RunFolder, config: "RunConfig") -> bool:
 
 def read_epoch(folder: RunFolder, protocol_id: str, epoch: int) -> Record:
     """What one evaluation says of one epoch: the posterior, and the scores of prior samples; {} for nothing."""
-    lines = folder.evaluation(protocol_id).read()
+    lines = folder.evaluation(protocol_id).read(epoch)
     own = [line for line in lines if key_of(line) in ((epoch, *POSTERIOR), (epoch, "prior", 0))]
     return {name: value for line in own for name, value in line.items()}
 

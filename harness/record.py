@@ -12,6 +12,7 @@ weights/           encoder and decoder of the evaluated epochs, where the run ke
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -178,14 +179,19 @@ class EvaluationFolder:
         if (self.path / "records.jsonl").exists():
             write_text(self.path / "records.jsonl", "".join(kept))
 
-    def read(self) -> list[Record]:
-        """The lines that count, in the order in which they were written."""
+    def read(self, epoch: int | None = None) -> list[Record]:
+        """The lines that count, of all epochs or one, in the order in which they were written."""
         file = self.path / "records.jsonl"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        if epoch is not None:  # most of a long run's lines need no parsing then
+            names_it = re.compile(rf'"epoch":\s*{epoch}\b')
+            lines = [line for line in lines if names_it.search(line)]
         found: dict[Key, Record] = {}
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        for line in lines:
             try:
                 record = json.loads(line)
-                found.setdefault(key_of(record), record)
+                if epoch in (None, record["epoch"]):
+                    found.setdefault(key_of(record), record)
             except (ValueError, KeyError, TypeError):
                 continue  # cut short by a kill
         return list(found.values())

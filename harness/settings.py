@@ -1,23 +1,176 @@
-"""Where fields of a configuration come from: presets, files, KEY=VALUE on the command line."""
+"""Where fields of a configuration come from: presets, files, KEY=VALUE on the command line.
 
+All YAML is read here, and means what it looks like: YAML 1.2's core schema, in which `no` and `1:30` are strings, `017`
+is 17 and `1e-4` a number, of which a key given twice, a number that no field can mean, and what only grows or never
+ends when it is read are refused.
+"""
+
+import json
+import math
+import re
 from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from harness.errors import InputError, unknown
 
+LARGEST_FILE = 1 << 20  # characters
+LARGEST_INTEGER = 1 << 53  # beyond it, not every reader of JSON keeps an integer exactly
+MOST_VALUES = 100_000  # of one file, what its aliases repeat included
+DEEPEST = 32
+CORE = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    """Of YAML, what JSON can hold, and merge keys (`<<`)."""
+
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {
+        None: yaml.SafeLoader.yaml_constructors[None],  # of any other tag, which raises
+        **{f"{CORE}{kind}": yaml.SafeLoader.yaml_constructors[f"{CORE}{kind}"] for kind in ("str", "seq", "map")},
+    }
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+_Loader.yaml_implicit_resolvers = {}
+_RESOLVED = (  # YAML 1.2, section 10.3.2
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+    ("merge", r"<<", ["<"]),
+)
+for _kind, _pattern, _first in _RESOLVED:
+    _Loader.add_implicit_resolver(f"{CORE}{_kind}", re.compile(f"(?:{_pattern})$"), _first)
+
+
+def _read_integer(text: str, base: int = 10) -> int:
+    if len(text) > 20 or abs(value := int(text, base)) > LARGEST_INTEGER:
+        raise ValueError(f"{text[:40]} is beyond 2^53, the largest integer that every reader of a run keeps exactly")
+    return value
+
+
+def _read_number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number that a field can have: all are finite")
+    return value
+
+
+def _construct_boolean(loader: _Loader, node: yaml.ScalarNode) -> bool:
+    return {"true": True, "false": False}[loader.construct_scalar(node).lower()]
+
+
+def _construct_integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    return _read_integer(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+def _construct_number(loader: _Loader, node: yaml.ScalarNode) -> float:
+    return _read_number(re.sub(r"\.(?=[inIN])", "", loader.construct_scalar(node)))  # .inf is Python's inf
+
+
+_Loader.add_constructor(f"{CORE}null", lambda loader, node: None)
+_Loader.add_constructor(f"{CORE}bool", _construct_boolean)
+_Loader.add_constructor(f"{CORE}int", _construct_integer)
+_Loader.add_constructor(f"{CORE}float", _construct_number)
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says, as JSON could hold it.
+
+    Raises: ValueError, in one line, for what is no YAML, or is refused (see above).
+    """
+    if len(text) > LARGEST_FILE:
+        raise ValueError(f"it has {len(text)} characters, more than the {LARGEST_FILE} of any configuration")
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_node(node, {})
+        return loader.construct_document(node)
+    except (yaml.YAMLError, KeyError) as error:  # the latter of `!!bool maybe`
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says. Raises: ValueError for what `parse_yaml` refuses of YAML."""
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        _require_once([key for key, _ in items])
+        return dict(items)
+
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=pairs,
+            parse_int=_read_integer,
+            parse_float=_read_number,
+            parse_constant=_read_number,
+        )
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def _check_node(node: yaml.Node, sizes: dict[int, int | None]) -> int:
+    """How many values a node holds, those that aliases repeat counted each time.
+
+    Raises: ValueError for too many, a node within itself, or a key given twice.
+    """
+    known = sizes.get(id(node), 0)
+    if known is None:
+        raise ValueError(f"the value at line {node.start_mark.line + 1} holds itself, by an alias")
+    if known:
+        return known
+    sizes[id(node)] = None
+    if isinstance(node, yaml.MappingNode):
+        _require_once([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        parts = [part for pair in node.value for part in pair]
+    else:
+        parts = node.value if isinstance(node, yaml.SequenceNode) else []
+    size = 1 + sum(_check_node(part, sizes) for part in parts)
+    if size > MOST_VALUES:
+        raise ValueError(f"it holds more than {MOST_VALUES} values, what its aliases repeat included")
+    sizes[id(node)] = size
+    return size
+
+
+def _require_once(keys: list[str]) -> None:
+    seen: set[str] = set()
+    for key in keys:
+        if key in seen:
+            raise ValueError(f"the key {key!r} is given twice; which of the two is meant?")
+        seen.add(key)
+
 
 def load_config_file(path: Path) -> dict[str, Any]:
     """The fields in a YAML or JSON file. Raises: InputError if it is missing or holds no mapping."""
+    parse = parse_json if path.suffix == ".json" else parse_yaml
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the configuration {path}: {' '.join(str(error).split())}") from error
+        with path.open(encoding="utf-8") as file:
+            content = parse(file.read(LARGEST_FILE + 1))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path} holds no mapping of fields to values, as in `epochs: 5`")
     return content
@@ -38,7 +191,7 @@ def _find_presets() -> dict[str, Traversable]:
 
 @cache
 def _read_preset(file: Traversable) -> dict[str, Any]:
-    return yaml.safe_load(file.read_text())
+    return parse_yaml(file.read_text())
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
@@ -49,9 +202,9 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise InputError(f"--set {assignment} is no KEY=VALUE, as in --set epochs=5 or --set options.n=3")
         try:
-            merge_fields(fields, {key: yaml.safe_load(value)})
-        except (ValueError, yaml.YAMLError) as error:
-            raise InputError(f"--set {assignment}: the value is no YAML ({' '.join(str(error).split())})") from error
+            merge_fields(fields, {key: parse_yaml(value)})
+        except ValueError as error:
+            raise InputError(f"--set {assignment}: the value is no YAML ({error})") from error
     return fields
 
 

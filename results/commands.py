@@ -1,6 +1,5 @@
 """The commands over many runs' results: `aaebench collect`, `aaebench report`, `aaebench compare`."""
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
+from harness.allocation import count_cores
 from harness.errors import InputError
 from harness.terminal import console
 from results.compute.analysis import analyse
@@ -119,7 +119,7 @@ def find_runs(runs: Path) -> dict[str, State]:
 
 def load_collection(runs: Path, states: dict[str, State] | None = None) -> Collection:
     """Raises: InputError if there is no such folder, or no run folder in it."""
-    return collect(runs, find_runs(runs) if states is None else states, processes=os.cpu_count() or 1)
+    return collect(runs, find_runs(runs) if states is None else states, processes=count_cores())
 
 
 def describe_request(runs: Path, states: dict[str, State], protocol: str | None, epoch: EpochRule) -> dict[str, Any]:

@@ -1,1 +1,14 @@
-"""Many runs: sweeps, and where they run."""
+"""Many runs: sweeps, and where they run.
+
+sweep     a file: its grid of runs, and           request   what they ask of SLURM
+plan      what is left to do,                     estimate  how long that takes
+submit    to SLURM's queue (cluster asks it)      local     or to this machine, each through
+          a submission: its folder, and in it     snapshot  a copy of the code
+job       the supervisor inside a SLURM job       process   runs as processes, some at a time
+status    how far a sweep is                      overview  what a person sees of all this
+doctor    what would make jobs fail               commands  aaebench sweep, doctor, evaluate
+"""
+
+from typing import Literal
+
+Executor = Literal["slurm", "local"]

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from harness.errors import InputError, RunsFailedError
+from slurm import Executor
 
 if TYPE_CHECKING:
-    from slurm.status import RunState
+    from slurm.status import Standing
     from slurm.sweep import Sweep
 
-Executor = Literal["slurm", "local"]
 Switch = Annotated[bool, Parameter(negative="")]
 WATCH_SECONDS = 10
 
@@ -40,11 +40,11 @@ def plan(
     probe
         First train each kind of run for some seconds, in a job where there is SLURM, to estimate what has no records.
     """
-    from slurm.execution import choose_executor, show_plan
+    from slurm.submit import choose_executor, show_plan
 
     loaded, chosen = _load(sweep), choose_executor(executor)
     if probe:
-        from slurm.probe import probe_kinds
+        from slurm.estimate import probe_kinds
 
         probe_kinds(loaded, out, through_slurm=chosen == "slurm")
     show_plan(loaded, out, chosen)
@@ -57,6 +57,7 @@ def submit(
     out: Path = Path("runs"),
     executor: Annotated[Executor | None, Parameter(show_default=False)] = None,
     at_once: Annotated[int, Parameter(show_default=False)] = 0,
+    limit: Annotated[int | None, Parameter(show_default=False)] = None,
     dry_run: Switch = False,
     changed: Switch = False,
 ) -> None:
@@ -73,19 +74,22 @@ def submit(
     executor
         slurm submits jobs and returns; local runs everything here and waits. [default: slurm where there is one]
     at_once
-        Processes at a time, for local. [default: half of the cores]
+        Runs at a time, for local: on each GPU, or on the cores where there is none. [default: 1 on each GPU, or half of
+        the cores]
+    limit
+        Jobs to submit to SLURM now, at most; the next sweep submit goes on. [default: as many as SLURM takes]
     dry_run
         Only show the plan.
     changed
         Submit although the file's runs are others than when it was submitted before.
     """
-    from slurm.execution import choose_executor, execute, show_plan
+    from slurm.submit import choose_executor, show_plan, submit_sweep
 
     loaded, chosen = _load(sweep), choose_executor(executor)
     if dry_run:
         show_plan(loaded, out, chosen)
     else:
-        execute(loaded, out, chosen, at_once, changed=changed)
+        submit_sweep(loaded, out, chosen, at_once, changed=changed, limit=limit)
 
 
 def retry(
@@ -97,6 +101,7 @@ def retry(
     out: Path = Path("runs"),
     executor: Annotated[Executor | None, Parameter(show_default=False)] = None,
     at_once: Annotated[int, Parameter(show_default=False)] = 0,
+    limit: Annotated[int | None, Parameter(show_default=False)] = None,
     dry_run: Switch = False,
 ) -> None:
     """Submit again the runs that failed, or that nothing works on any more, or both; each resumes where it was.
@@ -115,18 +120,20 @@ def retry(
         As for sweep submit.
     at_once
         As for sweep submit.
+    limit
+        As for sweep submit.
     dry_run
         Only show the plan.
     """
-    from slurm.execution import choose_executor, execute, show_plan
+    from slurm.submit import choose_executor, show_plan, submit_sweep
 
     both = failed == stale
-    states: list[RunState] = ["failed", "stale"] if both else ["failed"] if failed else ["stale"]
+    standings: list[Standing] = ["failed", "stale"] if both else ["failed"] if failed else ["stale"]
     loaded, chosen = _load(sweep), choose_executor(executor)
     if dry_run:
-        show_plan(loaded, out, chosen, states)
+        show_plan(loaded, out, chosen, standings)
     else:
-        execute(loaded, out, chosen, at_once, states, changed=True)
+        submit_sweep(loaded, out, chosen, at_once, standings, changed=True, limit=limit)
 
 
 def status(
@@ -154,7 +161,7 @@ def status(
     """
     from rich.live import Live
 
-    from slurm.report import build_console, build_table, describe_failures, to_json
+    from slurm.overview import build_console, build_table, describe_failures, print_table, to_json
     from slurm.status import read_statuses
 
     loaded = _load(sweep)
@@ -162,17 +169,17 @@ def status(
     if json_:
         print(json.dumps(to_json(statuses), indent=1))
         return
-    terminal = build_console()
     if watch:
-        with Live(build_table(statuses), console=terminal, auto_refresh=False) as live:
-            while any(each.state in ("running", "pending") for each in statuses):
+        table = build_table(statuses)
+        with Live(table, console=build_console(table), auto_refresh=False) as live:
+            while any(each.standing in ("running", "pending") for each in statuses):
                 time.sleep(WATCH_SECONDS)
                 statuses = read_statuses(loaded, out)
                 live.update(build_table(statuses), refresh=True)
     else:
-        terminal.print(build_table(statuses))
+        print_table(build_table(statuses))
     if failures := describe_failures(statuses):
-        terminal.print(failures, highlight=False, markup=False, soft_wrap=True)
+        print(failures)
 
 
 def cancel(sweep: Path, /, *, out: Path = Path("runs")) -> None:
@@ -185,7 +192,7 @@ def cancel(sweep: Path, /, *, out: Path = Path("runs")) -> None:
     out
         The folder that holds run folders.
     """
-    from slurm.cancel import cancel_sweep
+    from slurm.submit import cancel_sweep
 
     print(f"cancelled {cancel_sweep(_load(sweep).name, out)} jobs")
 
@@ -252,7 +259,7 @@ def logs(run: str, /, *, out: Path = Path("runs"), lines: int = 50) -> None:
     lines
         Lines of each log; 0 for all.
     """
-    from slurm.logs import print_logs
+    from slurm.overview import print_logs
 
     if lines < 0:
         raise InputError(f"--lines {lines} is no number of lines; 1 or more, or 0 for all")
@@ -285,7 +292,7 @@ def doctor(
     from slurm.doctor import run_doctor
 
     if slurm:
-        from slurm.queue import require_slurm
+        from slurm.cluster import require_slurm
 
         require_slurm()
     run_doctor(_load(sweep) if sweep is not None else None, out, slurm, json_)

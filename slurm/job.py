@@ -8,6 +8,7 @@ no training state, so whatever else restarts the job restarts it from the run fo
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,10 +20,10 @@ from submitit.core.utils import DelayedSubmission
 
 from harness.errors import InputError, Interrupted, RunsFailedError
 from harness.record import RunFolder
-from slurm.peers import PORTS, Peers
-from slurm.process import POLL_SECONDS, PlannedRun, RunQueue, record_failure
+from slurm.process import POLL_SECONDS, Peers, PlannedRun, RunQueue, choose_port, read_status, record_failure
 
 FRUITLESS_LAUNCHES = 5
+NOT_REQUEUED = "SLURM does not let this job requeue itself (scontrol requeue failed); sweep submit goes on from here"
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Job:
             if environment.global_rank == 0:
                 self._count_fruitless(queue, before)
                 print(f"interrupted after {len(queue.outcomes)} of {len(self.runs)} runs; requeueing", flush=True)
-                requeue(signal.SIGUSR2, None)
+                self._requeue(requeue)
             return
         if signals:  # SLURM ends the job, and has told the runs itself: a second SIGTERM would keep them from saving
             queue.stop()
@@ -88,6 +89,22 @@ class Job:
         os.register_at_fork(after_in_child=_forget_handlers)
         return requeue
 
+    def _requeue(self, requeue: Callable[[int, Any], Any]) -> None:
+        """Have submitit requeue the job. Where SLURM does not, the runs' status says so, and what to do.
+
+        Raises: RunsFailedError if SLURM refuses; SystemExit otherwise.
+        """
+        try:
+            requeue(signal.SIGUSR2, None)
+        except (OSError, subprocess.SubprocessError) as error:
+            for folder in (RunFolder(self.out / run.run_id) for run in self.runs):
+                status = read_status(folder)
+                if status["state"] == "queued" and folder.config_file.exists():
+                    kept = {key: status[key] for key in ("epoch", "epochs", "interruptions") if key in status}
+                    reason = f"{status.get('reason', 'not begun')}; {NOT_REQUEUED}"
+                    folder.write_status("queued", reason=reason, **kept)
+            raise RunsFailedError(f"{NOT_REQUEUED} ({error})") from error
+
     def _require_world_size(self, environment: JobEnvironment) -> None:
         tasks = environment.num_tasks
         if tasks != self.world_size:
@@ -105,16 +122,16 @@ class Job:
                 f"the first node, {address}, cannot be found from {socket.gethostname()} ({error}): the ranks cannot "
                 "meet; its name must resolve on every node (aaebench doctor --slurm)"
             ) from error
-        launch = f"{environment.job_id}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         alone = bool(_gpus_shown())  # with the one GPU that it is shown, which to every library is number 0
         return Peers(
-            folder=self.submission / "peers" / launch,
+            folder=self.submission / "peers" / f"{environment.job_id}-{restarts}",
             rank=environment.global_rank,
             world_size=self.world_size,
             local_rank=0 if alone else environment.local_rank,
             local_world_size=1 if alone else environment.num_tasks // environment.num_nodes,
             address=address,
-            first_port=sum(map(ord, launch)) * 997 % PORTS,
+            first_port=choose_port(environment.job_id, restarts),
         )
 
     def _build_environment(self, environment: JobEnvironment) -> dict[str, str]:

@@ -9,31 +9,42 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from harness.allocation import count_cores, list_gpus
 from harness.config import RunConfig
 from harness.data.cache import cache_folder
 from harness.errors import InputError, Interrupted, RunsFailedError
 from harness.record import RunFolder
 from harness.terminal import console
 from harness.training.guard import check_folder
-from slurm.plan import Plan, plan_runs
-from slurm.process import POLL_SECONDS, Outcome, RunQueue
+from slurm.plan import Plan
+from slurm.process import POLL_SECONDS, Outcome, RunQueue, plan_run
 from slurm.snapshot import snapshot_code
 from slurm.submission import Submission, create_folder
 
 
-def run_locally(configs: Sequence[RunConfig], out: Path, at_once: int, code: Path | None = None) -> list[Outcome]:
-    """Run everything, at most `at_once` processes at a time, sharing the cores. Each logs to log.txt in its folder.
+def run_locally(
+    configs: Sequence[RunConfig], out: Path, at_once: int | None = None, code: Path | None = None
+) -> list[Outcome]:
+    """Run everything, at most `at_once` processes at a time on each GPU, or on the cores where there is none.
 
-    A run that fails does not stop the others. An interrupt is passed on: every run saves itself before this returns.
-    `code` is the folder of the packages to run, if they are not this process's own.
+    Each logs to log.txt in its folder, sees one GPU, and has its share of the cores unless OMP_NUM_THREADS says
+    otherwise. A run that fails does not stop the others. An interrupt is passed on: every run saves itself before this
+    returns.
+
+    Args: at_once: one on each GPU unless given, or half as many as there are cores. code: the folder of the packages to
+        run, if they are not this process's own.
     """
     for config in configs:
         check_folder(RunFolder(out / config.run_id), config)
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))}
+    gpus, cores = list_gpus(), count_cores()
+    processes = (at_once or 1) * len(gpus) if gpus else at_once or max(1, cores // 2)
+    threads = max(1, cores // max(1, min(processes, len(configs))))
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     if code is not None:
         environment["PYTHONPATH"] = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment["AAEBENCH_CACHE"] = str(cache_folder().absolute())  # the runs start in the folder of the code
-    queue = RunQueue(plan_runs(configs), out.absolute(), at_once, environment, folder=code)
+    runs = [plan_run(config, out) for config in configs]
+    queue = RunQueue(runs, out.absolute(), processes, environment, folder=code, gpus=gpus)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with terminated_as_interrupted(), Progress(*columns, console=console) as display:
         task = display.add_task("", total=len(configs))
@@ -55,10 +66,11 @@ def submit_locally(plan: Plan, out: Path) -> Submission:
     sweep = plan.sweep
     run_ids = [config.run_id for config in sweep.configs]
     submission = Submission(create_folder(out, sweep.name), sweep.name, "local", sweep.content, run_ids)
-    snapshot_code(submission.code, plan.todo)
-    submission.jobs = {"local": [config.run_id for config in plan.todo]}
-    submission.own()
-    submission.save()
+    with submission.removed_on_failure():
+        snapshot_code(submission.code, plan.todo, beside=[sweep.folder])
+        submission.jobs = {"local": [config.run_id for config in plan.todo]}
+        submission.own()
+        submission.save()
     return submission
 
 

@@ -12,12 +12,11 @@ from harness.data.staging import known_source, read_data_checksum
 from harness.data.weights import STAGED, weights_path
 from harness.errors import InputError
 from slurm.estimate import START_SECONDS, Timing, estimate_seconds, kinds_of, load_timings
-from slurm.process import PlannedRun
-from slurm.status import RunState, RunStatus, read_statuses
+from slurm.status import RunStatus, Standing, read_statuses
 from slurm.submission import Submission, load_submissions
 from slurm.sweep import Sweep
 
-TO_SUBMIT: tuple[RunState, ...] = ("missing", "stale")
+TO_SUBMIT: tuple[Standing, ...] = ("missing", "stale")
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,10 @@ class Plan:
         return sum(self.seconds.values()) * self.sweep.slurm.world_size / self.sweep.slurm.runs_at_once / 3600
 
 
-def build_plan(sweep: Sweep, out: Path, states: Collection[RunState] = TO_SUBMIT) -> Plan:
-    """The plan for the runs that are in one of `states`."""
+def build_plan(sweep: Sweep, out: Path, standings: Collection[Standing] = TO_SUBMIT) -> Plan:
+    """The plan for the runs that stand so."""
     statuses = read_statuses(sweep, out)
-    todo = [status.config for status in statuses if status.state in states]
+    todo = [status.config for status in statuses if status.standing in standings]
     kinds = kinds_of(todo)
     timings = load_timings(out, sweep.name, set(kinds.values()), sweep.slurm.world_size)
     known = {config.run_id: timings[kinds[config.run_id]] for config in todo if kinds[config.run_id] in timings}
@@ -87,11 +86,6 @@ def require_time_for_epochs(plan: Plan) -> None:
             )
 
 
-def plan_runs(configs: Sequence[RunConfig]) -> list[PlannedRun]:
-    """The runs as their processes need them."""
-    return [PlannedRun(config.run_id, config.model_dump(mode="json")) for config in configs]
-
-
 def find_missing_inputs(configs: Collection[RunConfig]) -> list[str]:
     """What the runs need and this machine's cache lacks, a line each that says how to bring it."""
     lines = []
@@ -99,7 +93,8 @@ def find_missing_inputs(configs: Collection[RunConfig]) -> list[str]:
         embedded = name in DATASETS and DATASETS[name].embedded
         if not embedded and read_data_checksum(name, size) is None and known_source(name) is None:
             lines.append(f"{name} at {size} px is not staged; run: aaebench stage --dataset {name} --image-size {size}")
-    for extractor in sorted({config.extractor for config in configs if config.extractor_weights is None} & {*STAGED}):
+    protocols = [protocol for config in configs for protocol in config.protocol if protocol.extractor_weights is None]
+    for extractor in sorted({protocol.extractor for protocol in protocols} & {*STAGED}):
         try:
             weights_path(STAGED[extractor])
         except InputError as error:

@@ -1,8 +1,12 @@
 """A run as a process of its own, and several of them a bounded number at a time: on this machine, or inside a job.
 
+Where a run is several processes, each rank of a job has a queue of its own, and they tell one another by files what
+becomes of the runs: all they surely share is the file system.
+
 Nothing here imports torch: a job's time is the runs'.
 """
 
+import random
 import signal
 import subprocess
 import sys
@@ -10,24 +14,42 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
+from harness.files import write_text
 from harness.lock import is_owned
+from harness.protocol import Protocol
+from harness.readings import is_settled
 from harness.record import RunFolder
-from slurm.peers import Peers
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig  # imports torch
 
 POLL_SECONDS = 0.2
 BUSY_SECONDS = 300  # how long a run is waited for that another process still trains: one that SLURM gave up too early
 PEER_SECONDS = 10  # how long a rank may take to end by itself once another rank has given up
 INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+PORTS = range(20_000, 60_001)  # where ranks meet; submitit's choice, above what services listen at
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run to start: its id and the fields of its configuration, as JSON holds them."""
+    """A run to start: its id and the fields of its configuration, as JSON holds them.
+
+    `failed_at` is the time of a failure that it is tried again after. One that failed at another time since is left.
+    """
 
     run_id: str
     config: dict[str, Any]
+    failed_at: float | None = None
+
+
+def plan_run(config: "RunConfig", out: Path) -> PlannedRun:
+    """The run as its processes need it, planned now."""
+    status = read_status(RunFolder(out / config.run_id))
+    failed_at = status.get("updated") if status["state"] == "failed" else None
+    return PlannedRun(config.run_id, config.model_dump(mode="json"), failed_at)
 
 
 @dataclass(frozen=True)
@@ -71,11 +93,66 @@ class RunProcess:
         return Outcome(self.folder, self.process.returncode, read_last_line(self.log))
 
 
+def choose_port(job_id: str, restarts: int) -> int:
+    """Where the ranks of a job's first run meet, as submitit chooses it: jobs on one node must not meet one another.
+
+    A restarted job has another port than before, where a process of its earlier launch may still listen.
+    """
+    return random.Random(f"{job_id}-{restarts}" if restarts else job_id).randint(PORTS[0], PORTS[-1])
+
+
+@dataclass(frozen=True)
+class Peers:
+    """One rank among `world_size`. `folder` belongs to one launch of one job."""
+
+    folder: Path
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    address: str
+    first_port: int
+
+    def describe_rendezvous(self, nth_run: int) -> dict[str, str]:
+        """The variables by which torch.distributed finds the other ranks; each run of a job meets at its own port."""
+        return {
+            "MASTER_ADDR": self.address,
+            "MASTER_PORT": str(PORTS[(self.first_port - PORTS[0] + nth_run) % len(PORTS)]),
+            "RANK": str(self.rank),
+            "WORLD_SIZE": str(self.world_size),
+            "LOCAL_RANK": str(self.local_rank),
+            "LOCAL_WORLD_SIZE": str(self.local_world_size),
+        }
+
+    def give_up(self, run_id: str, reason: str) -> None:
+        """Tell the others that this rank will not go on with a run."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self._file(run_id, self.rank), reason)
+
+    def others_gave_up(self, run_id: str) -> bool:
+        return any(self._file(run_id, rank).exists() for rank in range(self.world_size) if rank != self.rank)
+
+    def collect_reasons(self, run_id: str, seconds: float) -> str:
+        """Every rank's reason; ranks that are yet to end get so many seconds. One that was only stopped has none."""
+        deadline = time.monotonic() + seconds
+        files = [self._file(run_id, rank) for rank in range(self.world_size)]
+        while not all(file.exists() for file in files) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        reasons = {rank: file.read_text() for rank, file in enumerate(files) if file.exists()}
+        distinct = {reason: rank for rank, reason in sorted(reasons.items(), reverse=True) if reason}
+        return "; ".join(
+            f"{reason} (rank {rank})" for reason, rank in sorted(distinct.items(), key=lambda item: item[1])
+        )
+
+    def _file(self, run_id: str, rank: int) -> Path:
+        return self.folder / f"{run_id}.{rank}"
+
+
 class RunQueue:
     """Runs, at most `at_once` processes at a time. One that fails does not stop the others.
 
     `rank` and `peers` are given where each run is several processes, and this is the queue of one rank of them.
-    `folder` is where the processes run, if not here.
+    `folder` is where the processes run, if not here. `gpus` are shared out among the runs, each of which sees one.
     """
 
     def __init__(
@@ -87,14 +164,16 @@ class RunQueue:
         rank: int = 0,
         peers: Peers | None = None,
         folder: Path | None = None,
+        gpus: Sequence[str] = (),
     ) -> None:
         self.waiting, self.out, self.at_once, self.environment = list(runs), out, at_once, environment
-        self.rank, self.peers, self.folder = rank, peers, folder
+        self.rank, self.peers, self.folder, self.gpus = rank, peers, folder, gpus
         self.running: list[RunProcess] = []
         self.outcomes: list[Outcome] = []
         self.stopped = False
         self._busy_since: dict[str, float] = {}
         self._given_up_at: dict[str, float] = {}
+        self._gpu_of: dict[str, str] = {}
 
     @property
     def interruptions(self) -> list[int]:
@@ -132,11 +211,14 @@ class RunQueue:
             time.sleep(POLL_SECONDS)
 
     def _may_start(self, run: PlannedRun) -> bool:
-        """Whether to start a run now. One that is done, or that another process keeps, is dealt with here."""
+        """Whether to start a run now. One that is over, or that another process keeps, is dealt with here."""
         folder = RunFolder(self.out / run.run_id)
+        status = read_status(folder)
         outcome = None
-        if read_state(folder) == "done":
+        if status["state"] == "done" and is_over(folder, run):
             outcome = Outcome(folder, 0, "")
+        elif status["state"] == "failed" and status.get("updated") != run.failed_at:  # in this job, before a requeue
+            outcome = Outcome(folder, 1, str(status.get("reason", "")))
         elif self.rank == 0 and is_owned(folder):
             since = self._busy_since.setdefault(run.run_id, time.monotonic())
             if time.monotonic() - since < BUSY_SECONDS:
@@ -154,6 +236,10 @@ class RunQueue:
         environment = self.environment
         if self.peers is not None:
             environment = {**environment, **self.peers.describe_rendezvous(len(self.outcomes))}
+        if self.gpus:
+            busy = [self._gpu_of[process.run.run_id] for process in self.running]
+            self._gpu_of[run.run_id] = min(self.gpus, key=busy.count)
+            environment = {**environment, "CUDA_VISIBLE_DEVICES": self._gpu_of[run.run_id]}
         self.running.append(RunProcess(run, self.out, environment, self.rank, self.folder))
 
     def _follow_peers(self, process: RunProcess) -> None:
@@ -165,7 +251,9 @@ class RunQueue:
 
     def _end(self, process: RunProcess) -> None:
         outcome = process.end()
-        if read_state(outcome.folder) == "done":  # another rank saw so before this one, which waited for it in vain
+        if (
+            read_status(outcome.folder)["state"] == "done"
+        ):  # another rank saw so before this one, which waited for it in vain
             outcome = Outcome(outcome.folder, 0, "")
         self.outcomes.append(outcome)
         if outcome.exit_status == 0 or outcome.interruption is not None:
@@ -177,6 +265,13 @@ class RunQueue:
             reason = self.peers.collect_reasons(process.run.run_id, PEER_SECONDS if self.rank == 0 else 0)
         if self.rank == 0:
             record_failure(process.folder, reason, process.started, replace=self.peers is not None)
+
+
+def is_over(folder: RunFolder, run: PlannedRun) -> bool:
+    """Whether a run has everything that is asked of it now. Raises: ValueError if its status is damaged."""
+    protocols = [Protocol.model_validate(each) for each in run.config["protocol"]]
+    asked = SimpleNamespace(**{**run.config, "protocol": protocols})
+    return is_settled(folder, cast("RunConfig", asked))
 
 
 def log_name(rank: int) -> str:
@@ -198,11 +293,12 @@ def read_end(file: Path, size: int = 1 << 14) -> str:
         return ""
 
 
-def read_state(folder: RunFolder) -> str:
+def read_status(folder: RunFolder) -> dict[str, Any]:
+    """The run's status, with a state of its own where it is damaged."""
     try:
-        return folder.read_status()["state"]
+        return folder.read_status()
     except (OSError, ValueError):
-        return "damaged"
+        return {"state": "damaged"}
 
 
 def explain_exit(outcome: Outcome) -> str:
@@ -216,12 +312,9 @@ def explain_exit(outcome: Outcome) -> str:
 
 def record_failure(folder: RunFolder, reason: str, started: float, replace: bool = False) -> None:
     """Say in the run's status why it failed, unless it said so itself after `started` (`replace`: even then)."""
-    try:
-        status = folder.read_status()
-    except (OSError, ValueError):
-        return  # damaged, which says more
+    status = read_status(folder)
     told = status["state"] == "failed" and status.get("updated", 0) >= started
-    if status["state"] == "done" or (told and not replace) or is_owned(folder):
+    if status["state"] in ("done", "damaged") or (told and not replace) or is_owned(folder):
         return
     kept = {key: status[key] for key in ("epoch", "epochs", "interruptions") if key in status}
     folder.write_status("failed", reason=reason, **kept)

@@ -8,25 +8,30 @@ from typing import Any, Literal, get_args
 
 from harness.config import RunConfig
 from harness.lock import is_owned
-from harness.record import Record, RunFolder, parse_records
+from harness.readings import find_evaluation, is_settled
+from harness.record import Record, RunFolder, key_of, parse_records
+from slurm.cluster import SlurmJob, read_jobs
 from slurm.process import log_name, read_end
-from slurm.queue import JobState, read_job_states
 from slurm.submission import Submission, load_submissions
 from slurm.sweep import Sweep
 
-# stale: it was submitted or begun, and nothing works on it any more. missing: it never was.
-RunState = Literal["done", "running", "pending", "failed", "stale", "missing"]
-STATES: tuple[RunState, ...] = get_args(RunState)
+# done: it has the epochs and the evaluations that the sweep asks for. stale: it was submitted or begun, or has less
+# than is asked for now, and nothing works on it. missing: it never was.
+Standing = Literal["done", "running", "pending", "failed", "stale", "missing"]
+STANDINGS: tuple[Standing, ...] = get_args(Standing)
 FRESH_SECONDS = 900  # a run that cannot be asked otherwise counts as running for so long after its last epoch
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run of a sweep. `log` is the file that says most about a failure; `seconds_left` holds while it runs."""
+    """One run of a sweep. `log` is the file that says most about a failure; `seconds_left` holds while it runs.
+
+    `fid` is the newest of prior samples under the run's first protocol: of a run that is done, that of its last epoch.
+    """
 
     config: RunConfig
     folder: RunFolder
-    state: RunState
+    standing: Standing
     job_id: str
     epoch: int
     reason: str
@@ -43,7 +48,7 @@ class Placement:
 
     submission: Submission
     job_id: str
-    job: JobState | None
+    job: SlurmJob | None
     answered: bool
 
     @property
@@ -71,13 +76,13 @@ def place_runs(submissions: Sequence[Submission]) -> dict[str, Placement]:
         for job_id, run_ids in submission.jobs.items():
             newest |= dict.fromkeys(run_ids, (submission, job_id))
     job_ids = {job_id for submission, job_id in newest.values() if submission.executor == "slurm"}
-    states = read_job_states(job_ids) if job_ids else {}
+    known = read_jobs(job_ids) if job_ids else {}
     jobs: dict[tuple[str, str], Placement] = {}
     placements: dict[str, Placement] = {}
     for run_id, (submission, job_id) in newest.items():
         key = (str(submission.folder), job_id)
         if key not in jobs:
-            jobs[key] = Placement(submission, job_id, (states or {}).get(job_id), states is not None)
+            jobs[key] = Placement(submission, job_id, (known or {}).get(job_id), known is not None)
         placements[run_id] = jobs[key]
     return placements
 
@@ -87,33 +92,37 @@ def read_status(config: RunConfig, out: Path, placement: Placement | None) -> Ru
     folder = RunFolder(out / config.run_id)
     try:
         status = folder.read_status()
+        settled = is_settled(folder, config)
     except (OSError, ValueError) as error:
         status = {"state": "failed", "reason": f"damaged: {error}; remove the folder to start this run anew"}
-    state, reason = _decide(status, folder, placement)
-    epoch = int(status.get("epoch", 0))
-    newest, evaluated = read_newest_records(folder) if "epoch" in status else ({}, {})
+        settled = False
+    standing, reason = _decide(status, settled, folder, placement)
+    epoch = min(int(status.get("epoch", 0)), config.epochs)
+    newest = read_newest_record(folder) if "epoch" in status else {}
     log = folder.path / log_name(0)
-    if placement is not None and state == "stale" and placement.submission.executor == "slurm":
+    if placement is not None and standing == "stale" and placement.submission.executor == "slurm":
         log = placement.submission.logs / f"{placement.job_id}_0_log.err"
     return RunStatus(
         config=config,
         folder=folder,
-        state=state,
-        job_id=placement.job_id if placement is not None and state in ("running", "pending", "stale") else "",
+        standing=standing,
+        job_id=placement.job_id if placement is not None and standing in ("running", "pending", "stale") else "",
         epoch=epoch,
         reason=reason,
         interruptions=int(status.get("interruptions", 0)),
         images_per_second=newest.get("time/images_per_second"),
-        fid=evaluated.get("eval/fid"),
-        seconds_left=estimate_seconds_left(config, epoch, newest, evaluated) if state == "running" else None,
+        fid=read_fid(folder, config, config.epochs if settled else None) if "epoch" in status else None,
+        seconds_left=estimate_seconds_left(config, epoch, newest, folder) if standing == "running" else None,
         log=log,
     )
 
 
-def _decide(status: dict[str, Any], folder: RunFolder, placement: Placement | None) -> tuple[RunState, str]:
-    """The run's state in its sweep, and the reason for it."""
+def _decide(
+    status: dict[str, Any], settled: bool, folder: RunFolder, placement: Placement | None
+) -> tuple[Standing, str]:
+    """Where the run stands in its sweep, and the reason for it."""
     state, reason = status["state"], str(status.get("reason", ""))
-    if state == "done":
+    if settled:
         return "done", ""
     works = placement is not None and placement.works
     retried = works and placement is not None and status.get("updated", 0) < placement.submission.created
@@ -122,12 +131,14 @@ def _decide(status: dict[str, Any], folder: RunFolder, placement: Placement | No
     if works and placement is not None:
         running = state == "running" and not placement.waits
         return ("running", "") if running else ("pending", placement.job.reason if placement.job else "")
-    if state == "running":
-        fresh = placement is None and time.time() - status.get("updated", 0) < FRESH_SECONDS
-        return ("running", "") if fresh or is_owned(folder) else ("stale", _explain_end(placement))
-    if placement is None and not folder.config_file.exists():
+    fresh = placement is None and time.time() - status.get("updated", 0) < FRESH_SECONDS
+    if state == "running" and (fresh or is_owned(folder)):
+        return "running", ""
+    if state == "queued" and placement is None and not folder.config_file.exists():
         return "missing", ""
-    return "stale", reason or _explain_end(placement)
+    if state == "done":
+        reason = "it has fewer epochs or evaluations than the sweep asks for now"
+    return "stale", (reason if state != "running" else "") or _explain_end(placement)
 
 
 def _explain_end(placement: Placement | None) -> str:
@@ -138,29 +149,40 @@ def _explain_end(placement: Placement | None) -> str:
     return f"its job ended {ended}{reason}"
 
 
-def read_newest_records(folder: RunFolder) -> tuple[Record, Record]:
-    """The newest record, and the newest that has an evaluation; {} for what there is not. Reads the file's end only."""
-    newest: Record = {}
-    for size in (1 << 13, 1 << 20, 1 << 40):
-        text = read_end(folder.path / "records.jsonl", size)
-        whole = len(text) < size
-        newest = {}
-        try:
-            for line in reversed(text.splitlines(keepends=True)[0 if whole else 1 :]):
-                for record in parse_records([line]):
-                    newest = newest or record
-                    if "eval/fid" in record:
-                        return newest, record
-        except ValueError:
-            return {}, {}
-        if whole:
-            break
-    return newest, {}
+def read_newest_record(folder: RunFolder) -> Record:
+    """The newest record that has a speed, {} for none; reads the file's end only."""
+    text = read_end(folder.path / "records.jsonl")
+    try:
+        for line in reversed(text.splitlines(keepends=True)):
+            for record in parse_records([line]):
+                if "time/epoch_seconds" in record:
+                    return record
+    except ValueError:  # damaged, or where the end begins within a line
+        pass
+    return {}
 
 
-def estimate_seconds_left(config: RunConfig, epoch: int, newest: Record, evaluated: Record) -> float | None:
-    if "time/epoch_seconds" not in newest:
+def read_fid(folder: RunFolder, config: RunConfig, epoch: int | None) -> float | None:
+    """The FID of prior samples under the run's first protocol, after an epoch, or the newest; None for none."""
+    evaluation = find_evaluation(folder, config.protocol[0], config.image_size)
+    lines = evaluation.read(epoch) if evaluation is not None else []
+    fids = {line["epoch"]: line.get("eval/fid") for line in lines if key_of(line)[1:] == ("prior", 0)}
+    return fids[max(fids)] if fids else None
+
+
+def read_evaluation_seconds(folder: RunFolder) -> float:
+    """What the newest evaluation took, under all protocols; 0 where there was none yet."""
+    total = 0.0
+    for evaluation in folder.find_evaluations():
+        lines = evaluation.read()
+        newest = max((line["epoch"] for line in lines), default=0)
+        total += sum(line.get("time/evaluation_seconds", 0.0) for line in lines if line["epoch"] == newest)
+    return total
+
+
+def estimate_seconds_left(config: RunConfig, epoch: int, newest: Record, folder: RunFolder) -> float | None:
+    if not newest:
         return None
     evaluations = -(-(config.epochs - epoch) // config.eval_every)
     seconds = (config.epochs - epoch) * newest["time/epoch_seconds"]
-    return seconds + evaluations * evaluated.get("time/evaluation_seconds", 0)
+    return seconds + evaluations * read_evaluation_seconds(folder)

@@ -9,19 +9,21 @@ OUT/sweeps/<sweep>/<time>/
 
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
 
 from harness.errors import InputError
 from harness.files import write_json
+from slurm import Executor
 
 
 @dataclass
@@ -33,7 +35,7 @@ class Submission:
 
     folder: Path
     sweep: str
-    executor: Literal["slurm", "local"]
+    executor: Executor
     content: dict[str, Any]
     run_ids: list[str]
     created: float = field(default_factory=time.time)
@@ -51,6 +53,15 @@ class Submission:
     def save(self) -> None:
         content = {key: value for key, value in vars(self).items() if key != "folder"}
         write_json(self.folder / "submission.json", content)
+
+    @contextmanager
+    def removed_on_failure(self) -> Iterator[None]:
+        """Nothing is left of the submission if the body raises."""
+        try:
+            yield
+        except BaseException:
+            shutil.rmtree(self.folder)
+            raise
 
     def own(self) -> None:
         """Note this process as the one that runs the submission."""

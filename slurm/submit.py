@@ -1,103 +1,258 @@
-"""A plan's jobs as SLURM arrays, through submitit: one sbatch call, or one for every thousand jobs."""
+"""A sweep submitted and cancelled: where its runs go, what is checked before, and what is said about it.
 
-import os
+To SLURM a plan's jobs go as arrays, through submitit: one sbatch call for as many jobs as an array may have.
+"""
+
 import shlex
-import shutil
-from collections.abc import Iterable, Iterator
+import sys
+import threading
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 
+import psutil
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
-from submitit.helpers import clean_env
 
 from harness.compat import render_sbatch_script
-from harness.errors import InputError
+from harness.errors import InputError, RunsFailedError
+from harness.terminal import console
+from slurm import Executor
+from slurm.cluster import (
+    cancel_jobs,
+    has_slurm,
+    outside_of_jobs,
+    read_array_size,
+    read_jobs,
+    read_room,
+    require_slurm,
+)
 from slurm.job import Job
-from slurm.options import SlurmOptions
-from slurm.plan import Plan, plan_runs
-from slurm.queue import cancel_jobs, read_max_array_size
+from slurm.local import require_all_done, run_locally, submit_locally
+from slurm.overview import describe_plan, describe_site
+from slurm.plan import TO_SUBMIT, Plan, build_plan, describe_change, find_missing_inputs, require_time_for_epochs
+from slurm.process import plan_run
+from slurm.request import SlurmOptions, build_flags, build_setup
 from slurm.snapshot import snapshot_code
-from slurm.submission import Submission, create_folder, sweep_folder
+from slurm.status import Standing
+from slurm.submission import Submission, create_folder, load_submissions, submitting, sweep_folder
+from slurm.sweep import Sweep
 
 REQUEUES = 1_000_000  # submitit would stop after 3 time limits; jobs that make no progress end themselves
+PATIENCE_SECONDS = 5  # after which sbatch is said to be waiting
+PROCESS_SECONDS = 120  # for a local submission's runs to save themselves
+# What sbatch says where a user's, a QOS's or the controller's number of jobs is reached.
+FULL = ("job submit limit", "temporarily unable to accept job", "Unable to create job record")
 
 
-def submit_to_slurm(plan: Plan, out: Path) -> Submission:
-    """Snapshot the code, submit every job of the plan, and record which job has which runs.
+def choose_executor(executor: Executor | None) -> Executor:
+    """What was asked for, else slurm where there is one. Raises: InputError if SLURM does not answer."""
+    chosen: Executor = executor or ("slurm" if has_slurm() else "local")
+    if chosen == "slurm":
+        require_slurm()
+    return chosen
 
-    Raises: InputError with SLURM's own message if it refuses; then nothing is left of the submission.
+
+def show_plan(sweep: Sweep, out: Path, executor: Executor, standings: Collection[Standing] = TO_SUBMIT) -> None:
+    """Print what a submission would do, and what would keep it from that."""
+    plan = build_plan(sweep, out, standings)
+    if executor == "slurm":
+        require_time_for_epochs(plan)
+    print(describe_plan(plan))
+    if change := describe_change(sweep, out):
+        print(change)
+    for line in find_missing_inputs(plan.todo):
+        print(f"missing here: {line}")
+    if executor == "slurm" and plan.todo:
+        for line in describe_site(sweep):
+            print(line)
+        if (room := read_room()) < len(plan.jobs):
+            print(f"SLURM takes {room} more jobs at this moment (MaxJobCount); the rest is for the next submit")
+        print(f"\nsbatch calls: {-(-len(plan.jobs) // read_array_size())}\n\n{describe_request(plan, out)}")
+
+
+def submit_sweep(
+    sweep: Sweep,
+    out: Path,
+    executor: Executor,
+    at_once: int,
+    standings: Collection[Standing] = TO_SUBMIT,
+    *,
+    changed: bool,
+    limit: int | None = None,
+) -> None:
+    """Submit the runs that stand so, to SLURM or to this machine, and print OUT; local runs are waited for.
+
+    Args: limit: jobs to submit now; the rest is for the next call.
+    Raises: InputError, with nothing written, for whatever can be known before; RunsFailedError if local runs failed
+        now, or any before that are not tried again.
+    """
+    if at_once < 0:
+        raise InputError(f"--at-once {at_once} is no number of processes; 1 or more, or 0 for half of the cores")
+    if limit is not None and (limit < 1 or executor == "local"):
+        raise InputError(
+            f"--limit {limit}: how many jobs to submit to SLURM now, 1 or more; --at-once bounds what runs here"
+        )
+    with submitting(out, sweep.name):
+        plan = build_plan(sweep, out, standings)
+        if executor == "slurm":
+            require_time_for_epochs(plan)
+        if not changed and (change := describe_change(sweep, out)):
+            raise InputError(f"{change}; give --changed to go on, or give the changed sweep another name")
+        if missing := find_missing_inputs(plan.todo):
+            raise InputError("\n".join(missing))
+        if plan.todo and executor == "slurm":
+            _say(submit_to_slurm(plan, out, limit))
+        submission = submit_locally(plan, out) if plan.todo and executor == "local" else None
+    if not plan.todo:
+        _say(describe_plan(plan))
+    if submission is not None:
+        try:
+            outcomes = run_locally(plan.todo, out, at_once or None, submission.code)
+        finally:
+            submission.disown()
+        require_all_done(outcomes)
+    print(out, flush=True)
+    left = sum(status.standing == "failed" for status in plan.statuses) if "failed" not in standings else 0
+    if left:
+        raise RunsFailedError(f"{left} runs failed before and are left; see sweep status, then sweep retry --failed")
+
+
+def submit_to_slurm(plan: Plan, out: Path, limit: int | None = None) -> str:
+    """Snapshot the code, submit the plan's jobs, or as many as SLURM takes, and record which job has which runs.
+
+    Returns: what was submitted, and what is left, in words.
+    Raises: InputError with SLURM's own message if it takes none; then nothing is left of the submission.
     """
     sweep = plan.sweep
     run_ids = [config.run_id for config in sweep.configs]
     submission = Submission(create_folder(out, sweep.name), sweep.name, "slurm", sweep.content, run_ids)
-    jobs = [_build_job(plan, index, submission.folder, out) for index in range(len(plan.jobs))]
-    size = read_max_array_size() - 1
-    try:
-        snapshot_code(submission.code, plan.todo)
-        for first in range(0, len(jobs), size):
-            executor = build_executor(sweep.name, sweep.slurm, submission.folder)
-            chunk = jobs[first : first + size]
-            with _outside_of_jobs(), redirect_stderr(StringIO()):  # submitit prints what it then raises
+    with submission.removed_on_failure():
+        snapshot_code(submission.code, plan.todo, beside=[sweep.folder])
+        jobs = [_build_job(plan, index, submission.folder, out) for index in range(len(plan.jobs))][:limit]
+        why = f"--limit {limit}" if len(jobs) < len(plan.jobs) else ""
+        if (room := read_room()) < len(jobs):  # sbatch would not be refused, and would wait
+            jobs, why = jobs[:room], f"SLURM takes {room} more jobs at this moment (MaxJobCount)"
+        try:
+            why = _submit_arrays(jobs, submission, sweep.slurm) or why
+        except BaseException as error:
+            if submission.jobs:
+                cancel_jobs({job_id.partition("_")[0] for job_id in submission.jobs})
+            if isinstance(error, (FailedJobError, FailedSubmissionError, OSError)):
+                raise InputError(f"SLURM refuses the jobs: {_quote(error)}; nothing was submitted") from error
+            raise
+        if not submission.jobs:
+            raise InputError(f"{why}; nothing was submitted: submit again when some jobs have ended")
+    arrays = sorted({job_id.partition("_")[0] for job_id in submission.jobs}, key=int)
+    n = sum(len(run_ids) for run_ids in submission.jobs.values())
+    text = f"submitted {n} runs in {len(submission.jobs)} jobs: {', '.join(arrays)}"
+    left = f"; {len(plan.todo) - n} runs are left for the next sweep submit: {why}"
+    return text + (left if n < len(plan.todo) else "")
+
+
+def _submit_arrays(jobs: Sequence[Job], submission: Submission, options: SlurmOptions) -> str:
+    """Submit the jobs in order, in smaller arrays as a limit is near. Returns: why there are some left, if there are.
+
+    Raises: FailedJobError or FailedSubmissionError where SLURM refuses for another reason, or takes none.
+    """
+    size = read_array_size()
+    while waiting := jobs[len(submission.jobs) :]:
+        chunk = waiting[:size]
+        executor = build_executor(submission.sweep, options, submission.folder)
+        try:
+            with outside_of_jobs(), _saying_that_it_waits(), redirect_stderr(StringIO()):  # submitit prints and raises
                 submitted = executor.submit_array(chunk)
-            submission.jobs |= {
-                job.job_id: [run.run_id for run in each.runs] for job, each in zip(submitted, chunk, strict=True)
-            }
-            submission.save()
-    except BaseException as error:
-        if submission.jobs:
-            cancel_jobs({job_id.partition("_")[0] for job_id in submission.jobs})
-        shutil.rmtree(submission.folder)
-        if isinstance(error, (FailedJobError, FailedSubmissionError, OSError)):
-            raise InputError(f"SLURM refuses the jobs: {_quote(error)}; nothing was submitted") from error
-        raise
-    return submission
+        except FailedJobError as error:
+            if not any(words in str(error) for words in FULL) or (len(chunk) == 1 and not submission.jobs):
+                raise
+            if len(chunk) == 1:
+                return f"SLURM says: {_quote(error)}"
+            size = len(chunk) // 2
+            continue
+        submission.jobs |= {
+            job.job_id: [run.run_id for run in each.runs] for job, each in zip(submitted, chunk, strict=True)
+        }
+        submission.save()
+    return ""
+
+
+@contextmanager
+def _saying_that_it_waits() -> Iterator[None]:
+    """sbatch asks a full controller again for two minutes, and submitit shows nothing of it."""
+    text = "sbatch has not answered yet: where SLURM has no room for more jobs, it asks again for two minutes"
+    timer = threading.Timer(PATIENCE_SECONDS, print, (text,), {"file": sys.stderr, "flush": True})
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def build_executor(name: str, options: SlurmOptions, folder: Path) -> SlurmExecutor:
     """submitit's executor with the sweep's options; its files go to the submission's folder."""
     executor = SlurmExecutor(folder / "jobs", max_num_timeout=REQUEUES)
-    parameters = {
-        "job_name": name,
-        "partition": options.partition,
-        "account": options.account,
-        "qos": options.qos,
-        "constraint": options.constraint,
-        "nodes": options.nodes,
-        "ntasks_per_node": options.processes_per_node,
-        "gpus_per_node": options.gpus_per_node or None,
-        "cpus_per_task": options.cpus_per_task,
-        "mem": f"{round(options.mem_gb * 1024)}M" if options.mem_gb else None,
-        "time": options.timeout_min,
-        "signal_delay_s": options.warning_seconds,
-        "array_parallelism": options.array_parallelism,
-        "setup": list(_setup_lines(options.setup, folder / "code")),
-        "wckey": None,
-        "additional_parameters": {
+    code = folder / "code"
+    executor.update_parameters(
+        job_name=name,
+        time=options.timeout_min,
+        signal_delay_s=options.warning_seconds,
+        array_parallelism=options.array_parallelism,
+        setup=[*build_setup(options, code), f"cd {shlex.quote(str(code))}"],
+        wckey=None,
+        additional_parameters={
             "requeue": True,
-            **{key: value for key, value in options.sbatch.items() if value is not False and value is not None},
+            **{flag.replace("-", "_"): value for flag, value in build_flags(options).items()},
         },
-    }
-    executor.update_parameters(**parameters)
+    )
     return executor
 
 
 def describe_request(plan: Plan, out: Path) -> str:
     """The exact sbatch script of the plan's jobs; <time> stands for when it is submitted."""
     executor = build_executor(plan.sweep.name, plan.sweep.slurm, sweep_folder(out, plan.sweep.name) / "<time>")
-    size = min(len(plan.jobs), read_max_array_size() - 1)
-    return render_sbatch_script(executor, size)
+    return render_sbatch_script(executor, min(len(plan.jobs), read_array_size()))
 
 
-def count_sbatch_calls(plan: Plan) -> int:
-    return -(-len(plan.jobs) // (read_max_array_size() - 1))
+def cancel_sweep(name: str, out: Path) -> int:
+    """Cancel every job of a sweep that runs or waits, and the process of a local submission.
+
+    Returns: how many were cancelled.
+    Raises: InputError if there are none, or if SLURM does not answer; RunsFailedError if a process does not end.
+    """
+    submissions = load_submissions(out, name)
+    if not submissions:
+        raise InputError(f"the sweep {name} was never submitted to {out}; see --out")
+    job_ids = {job_id for each in submissions if each.executor == "slurm" for job_id in each.jobs}
+    known = read_jobs(job_ids) if job_ids else {}
+    if known is None:
+        raise InputError("SLURM does not answer: its jobs cannot be cancelled now")
+    alive = {job_id for job_id, job in known.items() if job.alive}
+    if alive:
+        cancel_jobs(alive)
+    processes = [process for each in submissions if (process := each.find_process()) is not None]
+    for process in processes:
+        try:
+            process.terminate()
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.AccessDenied as error:
+            raise InputError(f"the sweep runs here as process {process.pid} of {process.username()}") from error
+    _, left = psutil.wait_procs(processes, PROCESS_SECONDS)
+    if left:
+        pids = " ".join(str(process.pid) for process in left)
+        raise RunsFailedError(
+            f"the sweep's process {pids} was told to end and has not within {PROCESS_SECONDS} s; its runs may still "
+            f"be saving: cancel again to wait on, or end it at once with kill -9 {pids}, and the runs resume from what "
+            "they saved last"
+        )
+    return len(alive) + len(processes)
 
 
 def _build_job(plan: Plan, index: int, submission: Path, out: Path) -> Job:
     options = plan.sweep.slurm
     return Job(
-        runs=plan_runs(plan.jobs[index]),
+        runs=[plan_run(config, out) for config in plan.jobs[index]],
         out=out.absolute(),
         submission=submission,
         world_size=options.world_size,
@@ -106,26 +261,11 @@ def _build_job(plan: Plan, index: int, submission: Path, out: Path) -> Job:
     )
 
 
-def _setup_lines(setup: Iterable[str], code: Path) -> Iterable[str]:
-    """The user's commands, between what they may override and what they may not."""
-    if cache := os.environ.get("AAEBENCH_CACHE"):
-        yield f"export AAEBENCH_CACHE={shlex.quote(str(Path(cache).absolute()))}"
-    yield from setup
-    yield 'export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"'  # srun does not heed sbatch's --cpus-per-task by itself
-    yield f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
-    yield f"cd {shlex.quote(str(code))}"
-
-
-@contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """An environment without a surrounding job's variables, but still of the same cluster."""
-    kept = {name: os.environ[name] for name in ("SLURM_CONF", "SLURM_CLUSTERS") if name in os.environ}
-    with clean_env():
-        os.environ.update(kept)
-        yield
-
-
 def _quote(error: Exception) -> str:
     """The lines in which sbatch says what it minds."""
-    said = [line for line in str(error).splitlines() if "error:" in line]
-    return " ".join(line.partition("error:")[2].strip() for line in said) or str(error).strip()
+    said = [line.partition("error:")[2].strip() for line in str(error).splitlines() if "error:" in line]
+    return " ".join(dict.fromkeys(said)) or str(error).strip()
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

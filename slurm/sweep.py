@@ -1,28 +1,36 @@
 """Sweep files: a grid over any fields of a run's configuration, and what the runs ask of SLURM."""
 
+import math
 import re
-from dataclasses import dataclass
-from itertools import product
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig, build_config
 from harness.errors import InputError, unknown
 from harness.settings import load_config_file
-from slurm.options import SlurmOptions, build_options
+from slurm.request import SlurmOptions, build_options
 
 KEYS = ("name", "grid", "fixed", "exclude", "slurm")
 SHIPPED = Path(__file__).parent / "sweeps"
+FILES = ("protocol", "extractor", "extractor_weights", "feature_weights")  # fields that may name a file
+LARGEST_GRID = 1_000_000
+NESTED = ("options", "eval")  # fields that are written as a mapping, or flat with a dot
+Fields = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file: its runs in the order of its grid, and the content that they follow from."""
+    """A sweep file: its runs in the order of its grid, the content that they follow from, and the folder it is in."""
 
     name: str
     configs: list[RunConfig]
     content: dict[str, Any]
     slurm: SlurmOptions
+    folder: Path
 
 
 def find_sweep(name: Path) -> Path:
@@ -38,78 +46,186 @@ def load_sweep(path: Path, **overrides: Any) -> Sweep:
     """The runs of a sweep file, in the order of its grid; `overrides` win over its fixed fields.
 
     `grid` maps a field to its values; under any other name it lists joint settings, each a mapping of fields. A point
-    is left out where all fields of a mapping in `exclude` have those values.
-    Raises: InputError for unknown keys, an empty grid, values that no run accepts, or the same run twice.
+    is left out where all fields of a mapping in `exclude` have those values. Files and own variants that the sweep
+    names are sought beside it, then in the working folder.
+    Raises: InputError for unknown keys, an empty grid, a field set in two places, values that no run accepts, an
+        exclusion of nothing, or the same run twice.
     """
     content = load_config_file(path)
     for key in content:
         if key not in KEYS:
             raise InputError(f"{path}: {unknown('key', key, KEYS)}")
-    name, grid, fixed, excluded = _read_parts(content, path)
-    points = _points(grid)
-    known = {field for fields in (fixed, overrides, *points) for field in fields}
-    for field in (field for rule in excluded for field in rule if field not in known):
-        raise InputError(f"{path}, exclude: {unknown('field of the sweep', field, known)}")
+    folder = path.parent.resolve()
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    name, axes, fixed, rules = _read_parts(content, path)
+    _require_one_place_each(axes, fixed, path)
+    if (size := math.prod(map(len, axes.values()))) > LARGEST_GRID:
+        raise InputError(f"{path}: the grid has {size} points, more than {LARGEST_GRID}; make several sweeps of it")
+    points = [{key: value for part in parts for key, value in part.items()} for parts in product(*axes.values())]
+    exclusions = _Exclusions(rules, points, {**fixed, **overrides}, path)
     configs: dict[str, RunConfig] = {}
     for point in points:
-        fields = {**fixed, **point, **overrides}
-        if any(rule == {field: fields.get(field) for field in rule} for rule in excluded):
+        if exclusions.hold({**fixed, **point, **overrides}):
             continue
         try:
             config = build_config(fixed, point, overrides, {"sweep": name})
         except InputError as error:
-            raise InputError(f"{path}, {_name_axes(grid, fixed, point, overrides)}: {error}") from error
+            raise InputError(f"{path}, {_name_axes(axes, fixed, point, overrides)}: {error}") from error
         if config.run_id in configs:
             raise InputError(f"{path}: the grid names the run {config.run_id} twice, the second time as {point}")
         configs[config.run_id] = config
+    exclusions.require_used()
     if not configs:
         raise InputError(f"{path}: every point of the grid is excluded")
-    options = build_options(content.get("slurm") or {}, str(path))
+    options = build_options({} if content.get("slurm") is None else content["slurm"], str(path))
     for config in configs.values():
         if config.batch_size % options.world_size:
             raise InputError(
                 f"{path}: batch_size = {config.batch_size} cannot be shared equally by {options.world_size} processes "
                 f"(slurm: nodes = {options.nodes}, {options.processes_per_node} processes each)"
             )
-    return Sweep(name, list(configs.values()), content, options)
+    return Sweep(name, list(configs.values()), content, options, folder)
 
 
-def _read_parts(content: dict[str, Any], path: Path) -> tuple[str, dict[str, Any], dict[str, Any], list[Any]]:
-    """Name, grid, fixed fields and exclusions. Raises: InputError for one that has not the right form."""
-    name, grid = str(content.get("name", path.stem)), content.get("grid")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{,63}", name):
+def _read_parts(content: Fields, path: Path) -> tuple[str, dict[str, list[Fields]], Fields, list[Fields]]:
+    """Name, the grid's axes, fixed fields and exclusions, with fields written flat (`options.n`).
+
+    Raises: InputError for one that has not the right form.
+    """
+    defaults = {"name": path.stem, "grid": None, "fixed": {}, "exclude": []}
+    given = {key: value for key, value in content.items() if value is not None}
+    name, grid, fixed, rules = ((defaults | given)[key] for key in defaults)
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{,63}", name):
         raise InputError(
             f"{path}: name = {name!r} must be up to 64 letters, digits, '.', '_' and '-': it names a folder"
+            + (f" (one of digits alone is quoted, as in `name: '{name}'`)" if isinstance(name, int) else "")
         )
-    fixed, excluded = content.get("fixed") or {}, content.get("exclude") or []
     if not _is_mapping(grid) or not grid or not all(isinstance(axis, list) and axis for axis in grid.values()):
         raise InputError(f"{path}: grid must map each field to a list of values, as in `grid: {{seed: [0, 1]}}`")
     if not _is_mapping(fixed):
         raise InputError(f"{path}: fixed must map fields to values, as in `fixed: {{epochs: 5}}`")
-    if not isinstance(excluded, list) or not all(_is_mapping(rule) for rule in excluded):
+    if not isinstance(rules, list) or not all(_is_mapping(rule) and rule for rule in rules):
         raise InputError(f"{path}: exclude must list mappings, as in `exclude: [{{variant: n_iter, seed: 1}}]`")
-    return name, grid, fixed, excluded
+    axes = {
+        axis: [
+            _flatten(value if isinstance(value, dict) and axis not in NESTED else {axis: value}, path)
+            for value in values
+        ]
+        for axis, values in grid.items()
+    }
+    return name, axes, _flatten(fixed, path), [_flatten(rule, path) for rule in rules]
 
 
-def _name_axes(grid: dict[str, list[Any]], fixed: dict[str, Any], point: dict[str, Any], overrides: Any) -> str:
+def _flatten(fields: Fields, path: Path) -> Fields:
+    """The fields with each of `options` on its own, and files by their paths where they lie beside the sweep file."""
+    flat: Fields = {}
+    for key, value in fields.items():
+        if not isinstance(key, str):
+            raise InputError(f"{path}: {key!r} in {fields} names no field")
+        nested = key in NESTED and isinstance(value, dict)
+        named = {f"{key}.{name}": each for name, each in value.items()} if nested else {key: value}
+        for spelt, each in named.items():
+            name = f"eval_{spelt.removeprefix('eval.')}" if spelt.startswith("eval.") else spelt
+            if name in flat:
+                raise InputError(f"{path}: {name} is set twice in {fields}; name it once")
+            flat[name] = _find_beside(path, each) if name in FILES else each
+    return flat
+
+
+def _find_beside(path: Path, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_find_beside(path, each) for each in value]
+    is_there = isinstance(value, str) and Path(value).suffix and (path.parent / value).is_file()
+    return str((path.parent / value).resolve()) if is_there else value
+
+
+def _require_one_place_each(axes: Mapping[str, list[Fields]], fixed: Fields, path: Path) -> None:
+    """Raises: InputError for a field that two axes set, or an axis and `fixed`: which of the two would be meant?"""
+    places = {f"grid.{axis}": {key for part in parts for key in part} for axis, parts in axes.items()}
+    for (one, ours), (other, theirs) in combinations({**places, "fixed": {*fixed}}.items(), 2):
+        for key in sorted(ours & theirs):
+            raise InputError(f"{path}: {key} is set twice, by {one} and by {other}; set it in one of them")
+
+
+@dataclass
+class _Exclusions:
+    """The rules of `exclude`, which compare values as the runs would have them: `1e-4` is 0.0001."""
+
+    rules: list[Fields]
+    points: list[Fields]
+    common: Fields
+    path: Path
+    used: set[int] = field(default_factory=set)
+    values: dict[tuple[str, str, str], Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = {key for fields in (self.common, *self.points) for key in fields} if self.rules else set()
+        for key in (key for rule in self.rules for key in rule if key not in known):
+            raise InputError(f"{self.path}, exclude: {unknown('field of the sweep', key, known)}")
+
+    def hold(self, fields: Fields) -> bool:
+        """Whether a rule leaves the point out that has these fields."""
+        holding = [
+            number
+            for number, rule in enumerate(self.rules)
+            if all(self._is_same(fields, key, value) for key, value in rule.items())
+        ]
+        self.used.update(holding)
+        return bool(holding)
+
+    def require_used(self) -> None:
+        """Raises: InputError for a rule that left out nothing."""
+        for rule in (rule for number, rule in enumerate(self.rules) if number not in self.used):
+            everywhere = [{**self.common, **point} for point in self.points]
+            lacking = [
+                key for key, value in rule.items() if not any(self._is_same(each, key, value) for each in everywhere)
+            ]
+            why = f"no point has {lacking[0]} = {rule[lacking[0]]!r}" if lacking else "no point has all of these values"
+            raise InputError(f"{self.path}, exclude: {rule} matches nothing of the grid: {why}")
+
+    def _is_same(self, fields: Fields, key: str, value: Any) -> bool:
+        system = {name: fields[name] for name in ("preset", "variant") if name in fields and name != key}
+        ours = self._validate(system, key, fields[key]) if key in fields else self._validate(system, key)
+        return ours == self._validate(system, key, value)
+
+    def _validate(self, system: Fields, key: str, *value: Any) -> Any:
+        """The field's value, or its default, in a run of this system; as it was written where no run accepts it."""
+        place = (repr(system), key, repr(value))
+        if place not in self.values:
+            self.values[place] = _validate(system, key, *value)
+        return self.values[place]
+
+
+def _validate(system: Fields, key: str, *value: Any) -> Any:
+    if key == "preset":
+        return value
+    try:
+        run = build_config(system, {key: value[0]} if value else {}).model_dump(mode="json")
+    except InputError:
+        return value
+    if key in ("extractor", "extractor_weights"):  # settings of the protocols; a file of one's own tells both
+        return [(each["extractor"], each["extractor_weights"]) for each in run["protocol"]]
+    if key == "n_fake":
+        return [each["n_fake"] for each in run["protocol"]]
+    if key.startswith("options."):
+        return run["options"].get(key.removeprefix("options."), value)
+    return run.get(key, value)
+
+
+def _name_axes(axes: Mapping[str, list[Fields]], fixed: Fields, point: Fields, overrides: Fields) -> str:
     """Which axis has a value that no run accepts, if one alone is enough to see it; else the point as it is."""
     system = {key: point[key] for key in ("variant", "preset") if key in point}
-    for axis, values in grid.items():
-        for value in values:
-            part = value if isinstance(value, dict) else {axis: value}
+    for axis, parts in axes.items():
+        for part in parts:
             if any(point.get(key) != wanted for key, wanted in part.items()):
                 continue
             try:
                 build_config(fixed, system, part, overrides)
             except InputError:
-                return f"grid.{axis}, value {value!r}"
+                return f"grid.{axis}, value {part[axis] if [*part] == [axis] else part!r}"
     return str(point)
 
 
 def _is_mapping(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(key, str) for key in value)
-
-
-def _points(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    axes = [[value if isinstance(value, dict) else {field: value} for value in grid[field]] for field in grid]
-    return [{key: value for part in parts for key, value in part.items()} for parts in product(*axes)]

@@ -49,6 +49,14 @@ HARMLESS = {
     "csv_monitor",
 }
 
+# How many processes were started together, by those who tell torch.distributed nothing of it.
+TASKS = {
+    "SLURM_STEP_NUM_TASKS": "srun",
+    "OMPI_COMM_WORLD_SIZE": "Open MPI",
+    "PMI_SIZE": "MPI (PMI)",
+    "MV2_COMM_WORLD_SIZE": "MVAPICH2",
+}
+
 
 def uses_deepspeed(environment: Mapping[str, str] = os.environ) -> bool:
     return environment.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
@@ -85,6 +93,13 @@ def check_launch(
             f"would train alone; launch with accelerate launch --multi_gpu --num_processes {n} (on CPUs, "
             "ACCELERATE_USE_CPU=true before it) or torchrun, or unset WORLD_SIZE"
         )
+    for variable, who in TASKS.items():
+        if "WORLD_SIZE" not in environment and (tasks := environment.get(variable, "1")).isdigit() and int(tasks) > 1:
+            raise InputError(
+                f"{variable} = {tasks} says that {who} started {tasks} of these, and no rendezvous says how they meet: "
+                "each would train the same run alone; start accelerate launch or torchrun on each node, or give the "
+                f"run to a sweep (aaebench sweep submit), or unset {variable} if each has a run of its own"
+            )
     local = int(environment.get("LOCAL_WORLD_SIZE", "1"))
     if 0 < n_gpus < local:
         raise InputError(

@@ -3,6 +3,7 @@
 import atexit
 import gc
 import os
+import pickle
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gath
 from torch import Tensor
 
 from harness.compat import forget_accelerator
-from harness.errors import CommandError, InputError, PeerLostError
+from harness.errors import InputError, PeerLostError
 from harness.launch.launcher import build_deepspeed_plugin, check_launch, uses_deepspeed
 from harness.precision import Precision, allow_tf32_everywhere, check_precision
 
@@ -124,9 +125,7 @@ class Processes:
                 raise
             error = raised
         if self.agree(error is not None)[0]:
-            # Others may not be able to unpickle an error that is not our own.
-            known = RuntimeError(f"{type(error).__name__}: {error}") if error is not None else None
-            shared = gather_object([error if isinstance(error, CommandError) else known])
+            shared = gather_object([as_others_can_read(error) if error is not None else None])
             raise next(first for first in shared if first is not None) from error
 
     def main_first(self, compute: Callable[[], T]) -> T:
@@ -150,7 +149,7 @@ class Processes:
             try:
                 outcome[0] = compute()
             except Exception as error:  # whatever it is, the others wait for it
-                outcome[1] = error
+                outcome[1] = as_others_can_read(error)
         value, error = broadcast_object_list(outcome)
         if isinstance(error, BaseException):
             raise error
@@ -165,6 +164,17 @@ class Processes:
                     f"process {self.rank} has the {what} {value} and process 0 {main}; give every node the same "
                     "command and the same data"
                 )
+
+
+def as_others_can_read(error: Exception) -> Exception:
+    """The error, or what it says where it does not survive being sent: others would wait for it in vain."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever a class of its own raises when it is pickled, or made again from its arguments
+        said = RuntimeError(f"{type(error).__name__}: {error}")
+        said.__cause__ = error
+        return said
+    return error
 
 
 @contextmanager

@@ -5,13 +5,33 @@ be captured because nothing in it waits for the device: random generators are se
 on the device, losses are read when they are logged.
 """
 
+import logging
+import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+logger = logging.getLogger(__name__)
 WARM_UP_STEPS = 3  # eager, as part of the training: they compile, and make the moments and the allocator's pools
 MAX_COMPILED = 64  # of one function: a module in each phase, trained and frozen
+
+
+def find_compiler(device: torch.device) -> str | None:
+    """The compiler by which torch.compile makes kernels for a device, as it looks for one; None if there is none."""
+    variable, usual = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++",))
+    named = os.environ.get(variable, "")
+    return next((found for name in ((named,) if named else usual) if (found := shutil.which(name))), None)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether there is what compiling needs; a warning, once, says so if there is not."""
+    if find_compiler(device) is None:
+        language = "C" if device.type == "cuda" else "C++"
+        logger.warning("compile = true needs a %s compiler, and this machine has none: going on uncompiled", language)
+        return False
+    return True
 
 
 def compile_modules(modules: Iterable[nn.Module]) -> None:

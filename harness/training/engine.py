@@ -25,7 +25,7 @@ from harness.launch.processes import Processes
 from harness.precision import rounding_products
 from harness.seeding import GlobalNoise, derive_seed
 from harness.training.averages import MovingAverage
-from harness.training.capture import CapturedStep, compile_modules
+from harness.training.capture import CapturedStep, can_compile, compile_modules
 from harness.training.context import TrainingContext
 from harness.training.optimizer import PhasedAdam
 from variants import Phase, Variant
@@ -70,10 +70,12 @@ class Engine:
         self._trains = {name: {id(p) for p in parameters} for name, parameters in self._updates.items()}
         self.average = None if config.ema_decay is None else self._build_average(config.ema_decay)
         self._captured: CapturedStep | None = None
-        if config.compile:
+        self.compiles = config.compile and can_compile(processes.device)
+        if self.compiles:
             compile_modules(module for phase in self.phases.values() for module in phase.updates)
-            if self.processes.device.type == "cuda" and self.processes.num_processes == 1 and self.zero_stage is None:
-                self._captured = CapturedStep(self._run_phases, [self.noise.generator])
+        alone = processes.num_processes == 1 and self.zero_stage is None
+        if config.compile and alone and processes.device.type == "cuda":
+            self._captured = CapturedStep(self._run_phases, [self.noise.generator])
 
     def step(self, x: Tensor, step: int) -> dict[str, Tensor]:
         """Every phase on images (B / num_processes, C, S, S). Returns: each phase's loss, () float32, on the device.

@@ -12,14 +12,15 @@ from statistics import median
 import pytest
 
 from harness.record import RunFolder
+from slurm.overview import build_table, describe_plan
 from slurm.plan import build_plan
-from slurm.report import build_table, describe_plan
 from slurm.status import read_statuses
 from slurm.submit import submit_to_slurm
 from slurm.sweep import SHIPPED, Sweep, load_sweep
 from tests.harness.test_train import ROOT
 from tests.slurm.cluster import wait_for
 from tests.slurm.conftest import Sweep as SubmittedSweep
+from tests.slurm.pretended import pretend
 
 TEN_THOUSAND = """
 grid:
@@ -27,7 +28,7 @@ grid:
   learning_rate: [1.0e-4, 2.0e-4, 3.0e-4, 4.0e-4, 5.0e-4, 6.0e-4, 7.0e-4, 8.0e-4, 9.0e-4, 1.0e-3]
   variant: [aae, latent_mapping, n_iter, kld_loss, feature, equal_linear, vae, beta_vae, wae_mmd, gan]
   latent_dim: [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]
-fixed: {preset: demo}
+fixed: {preset: demo, epochs: 100}
 """
 
 
@@ -48,21 +49,25 @@ def test_ten_thousand_runs_are_expanded_hashed_and_planned_in_five_seconds(large
 
 
 def test_their_status_is_read_in_five_seconds(large: tuple[Path, Sweep, Path]) -> None:
-    """Each folder as a run of 100 epochs leaves it, warm in the page cache."""
+    """Each folder as a run of 100 epochs with 21 evaluations leaves it, warm in the page cache."""
     _, sweep, out = large
-    keys = [f"loss/{name}" for name in ("reconstruction", "discriminator", "adversary")]
-    timed = {f"time/{name}": 1.5 for name in ("images_per_second", "epoch_seconds", "evaluation_seconds")}
-    lines = ""
-    for epoch in range(101):
-        evaluated = {f"posterior/value_{i}": 0.123456789 for i in range(40)} | {"eval/fid": 12.3}
-        record = {"epoch": epoch, "images_seen": epoch, **dict.fromkeys(keys, 0.5), **timed}
-        lines += json.dumps(record | (evaluated if epoch % 5 == 0 else {})) + "\n"
+    model = RunFolder(out / "model")
+    pretend(model, sweep.configs[0], "done", epoch=100)
+    (evaluation,) = model.find_evaluations()
+    records = [json.loads(line) for line in (evaluation.path / "records.jsonl").read_text().splitlines()]
+    evaluated = "".join(json.dumps(record) + "\n" for record in records if record["epoch"] % 5 == 0)
+    losses = {f"loss/{name}": 0.5 for name in ("reconstruction", "discriminator", "adversary")}
+    trained = "".join(json.dumps(record | losses) + "\n" for record in model.read_records())
     for config in sweep.configs:
         folder = RunFolder(out / config.run_id)
-        folder.path.mkdir(parents=True)
-        folder.config_file.write_text("{}")
-        (folder.path / "status.json").write_text('{"state": "done", "epoch": 100, "epochs": 100, "updated": 1.0}')
-        (folder.path / "records.jsonl").write_text(lines)
+        place = folder.evaluations / evaluation.protocol_id
+        place.mkdir(parents=True)
+        folder.config_file.write_text(json.dumps(config.model_dump(mode="json")))
+        shutil.copy(model.path / "status.json", folder.path)
+        shutil.copy(evaluation.path / "protocol.json", place)
+        (place / "records.jsonl").write_text(evaluated)
+        (folder.path / "records.jsonl").write_text(trained)
+    assert {status.standing for status in read_statuses(sweep, out)} == {"done"}
     started = time.perf_counter()
     build_table(read_statuses(sweep, out))
     seconds = time.perf_counter() - started

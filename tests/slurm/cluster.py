@@ -42,8 +42,9 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 class Cluster:
     """One cluster, between `start` and `stop`."""
 
-    def __init__(self, accounting: bool = False) -> None:
-        self.accounting = accounting
+    def __init__(self, accounting: bool = False, settings: str = "") -> None:
+        """`settings` are further lines of slurm.conf; with them, or with accounting, ended jobs are forgotten soon."""
+        self.accounting, self.settings = accounting, settings
         self.base = Path(tempfile.mkdtemp(prefix="aaebench-slurm-"))  # short: a socket's path has at most 107 letters
         self.base.chmod(0o755)
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
@@ -153,12 +154,13 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 JobRequeue=1
 KillWait=10
-MinJobAge={5 if self.accounting else 3600}
+MinJobAge={5 if self.accounting or self.settings else 3600}
 SlurmdTimeout=10
 MessageTimeout=10
 TreeWidth=65533
 GresTypes=gpu
 PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=5 State=UP
+{self.settings}
 """
         if self.accounting:
             lines += f"""
@@ -167,6 +169,7 @@ AccountingStorageHost=127.0.0.1
 AccountingStoragePort={database}
 AccountingStoragePass={self.base}/munge.sock
 AccountingStorageTRES=gres/gpu
+AccountingStorageEnforce=associations,limits
 """
         for node, port in zip(NODES, nodes, strict=True):
             lines += (
@@ -211,6 +214,8 @@ StorageLoc=slurm_acct_db
 """)
         self._run("slurmdbd", "-D", MYSQL_UNIX_PORT=str(self.base / "mysql.sock"))
         wait_for(lambda: _listens(self.ports[1]), 60, "slurmdbd")
+        for words in (("cluster", "tests"), ("account", "physics"), ("user", user, "account=physics")):
+            self._await("sacctmgr", "--immediate", "--quiet", "add", *words)
 
 
 MUNGE = (("key", "munge.key"), ("pid", "munged.pid"), ("log", "log/munged.log"), ("seed", "munge.seed"))

@@ -52,6 +52,14 @@ def accounting_cluster(cache: Path) -> Iterator[Cluster]:
     yield from running(Cluster(accounting=True))
 
 
+@pytest.fixture(scope="module")
+def small_cluster(cache: Path) -> Iterator[Cluster]:
+    """One without arrays, that takes five jobs at a time, and whose nodes can be powered down."""
+    require_programs(PROGRAMS, INSTALL)
+    power = "SuspendProgram=/bin/true\nResumeProgram=/bin/true\nSuspendTime=1000000\nSuspendTimeout=1"
+    yield from running(Cluster(settings=f"MaxArraySize=1\nMaxJobCount=6\n{power}"))
+
+
 def running(cluster: Cluster) -> Iterator[Cluster]:
     """A cluster that is stopped after failures too, and when the tests are terminated, as by a time limit."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from slurm.queue import read_job_states
+from slurm.cluster import read_jobs
 from tests.slurm.cluster import Cluster, wait_for
 from tests.slurm.conftest import Sweep
 
@@ -17,7 +17,7 @@ def test_sacct_knows_how_a_job_ended_that_squeue_has_forgotten(
     assert sweep.states() == ["pending", "pending"]
     assert sweep.command("cancel")[1] == "cancelled 2 jobs\n"
     wait_for(lambda: not sweep.queue(), 180, "the controller forgets the jobs")
-    known = read_job_states(job_ids)
+    known = read_jobs(job_ids)
     assert known is not None
     assert [known[job_id].state for job_id in job_ids] == ["CANCELLED", "CANCELLED"]
     # They never started: nothing but the accounts can say that nothing works on them.

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from harness.record import RunFolder
+from slurm.cluster import read_jobs
 from slurm.estimate import Timing, kinds_of, save_probe
-from slurm.queue import read_job_states
-from slurm.report import describe_failures
+from slurm.overview import describe_failures
 from slurm.status import read_statuses
 from slurm.sweep import load_sweep
 from tests.harness.test_train import assert_same_run, only_folder
@@ -148,10 +148,10 @@ def test_status_needs_no_accounting_and_no_slurm(sweep: Sweep, monkeypatch: pyte
     assert status["state"] == "running"
     assert status["images_per_second"] > 0
     assert status["seconds_left"] > 0
-    assert set(read_job_states({job_id, "999999"}) or ()) == {job_id}
+    assert set(read_jobs({job_id, "999999"}) or ()) == {job_id}
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("PATH", "")
-        assert read_job_states({job_id}) is None
+        assert read_jobs({job_id}) is None
         assert sweep.states() == ["running"]
     assert sweep.command("cancel")[0] == 0
 
@@ -185,7 +185,7 @@ class TestWhatSlurmRefuses:
         (tmp_path / "bin/sbatch").write_text(f'{script}touch "{tmp_path}/once"\nexec {sbatch} --hold "$@"\n')
         (tmp_path / "bin/sbatch").chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=":")
-        monkeypatch.setattr("slurm.submit.read_max_array_size", lambda: 3)
+        monkeypatch.setattr("slurm.submit.read_array_size", lambda: 2)
         sweep.write({"seed": [0, 1, 2]}, **SHORT)
         status, _, error = sweep.command("submit")
         assert status == 2

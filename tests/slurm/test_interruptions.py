@@ -12,6 +12,8 @@ import pytest
 
 from harness.record import RunFolder
 from results.read.collect import collect
+from slurm.estimate import Timing, kinds_of, save_probe
+from slurm.sweep import load_sweep
 from tests.harness.test_train import assert_same_run, only_folder
 from tests.slurm.cluster import wait_for
 from tests.slurm.conftest import Sweep, train_alone
@@ -113,6 +115,28 @@ def test_a_time_limit_is_survived_as_often_as_it_takes(sweep: Sweep, tmp_path: P
     assert_same_run(sweep.folders()[0], only_folder(tmp_path / "reference"))
     assert interruptions(sweep) >= 1
     assert sweep.folders()[0].read_environment()["launches"][1]["epoch"] >= 1
+
+
+def test_a_requeued_job_leaves_the_runs_that_failed_to_retry(sweep: Sweep, tmp_path: Path) -> None:
+    (tmp_path / "raising.py").write_text(
+        "from variants.aae import AAE\n\n\n"
+        "class Raises(AAE):\n"
+        "    def reconstruction_loss(self, x):\n"
+        "        raise RuntimeError('no')\n"
+    )
+    sweep.write({"variant": ["raising:Raises", "aae"]}, {"min_job_minutes": 30}, epochs=40)
+    timing = Timing(epoch_seconds=1, evaluation_seconds=1, measured="probe")
+    configs = load_sweep(sweep.file).configs
+    save_probe(sweep.out, "tiny", dict.fromkeys(kinds_of(configs).values(), timing))
+    assert "submitted 2 runs in 1 jobs" in sweep.submit()
+    failed, other = (RunFolder(sweep.out / config.run_id) for config in configs)
+    wait_for(lambda: other.path.exists() and len(other.read_records()) > 2, 120, "the second run")
+    log, status = (failed.path / "log.txt").read_text(), failed.read_status()
+    sweep.cluster.output("scancel", "--signal=USR2", sweep.status()[1]["job"])
+    wait_for(lambda: other.read_status()["state"] == "queued", 60, "the run saved")
+    sweep.wait_until(lambda: other.read_status()["state"] == "done", 180, "the second run is done")
+    assert ((failed.path / "log.txt").read_text(), failed.read_status()) == (log, status)
+    assert sweep.states() == ["failed", "done"]
 
 
 def test_a_helper_process_that_a_run_forks_does_not_requeue_the_job(sweep: Sweep, tmp_path: Path) -> None:

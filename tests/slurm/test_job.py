@@ -8,15 +8,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from submitit.helpers import TorchDistributedEnvironment
 
 from harness.config import build_config
+from harness.errors import RunsFailedError
 from harness.lock import owned
 from harness.record import RunFolder
 from slurm.job import FRUITLESS_LAUNCHES, Job
-from slurm.peers import Peers
-from slurm.plan import plan_runs
-from slurm.process import Outcome, PlannedRun, RunQueue, explain_exit, record_failure
+from slurm.process import Outcome, Peers, PlannedRun, RunQueue, choose_port, explain_exit, plan_run, record_failure
 from tests.harness.test_train import ROOT
+from tests.slurm.pretended import pretend
 
 
 def test_a_forked_process_carries_no_handler_of_the_job(tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ assert signals == [signal.SIGUSR2]
 
 def test_a_run_that_is_interrupted_before_it_saves_anything_fails_in_the_end(tmp_path: Path) -> None:
     config = build_config({"seed": 0})
-    (run,) = plan_runs([config])
+    run = plan_run(config, tmp_path)
     folder = RunFolder(tmp_path / config.run_id)
     folder.ask_for(run.config)
     job = Job([run], tmp_path, tmp_path, 1, 1, 1.0)
@@ -63,6 +64,59 @@ def test_exit_statuses_that_mean_an_interruption(tmp_path: Path, exit_status: in
     assert Outcome(RunFolder(tmp_path), exit_status, "").interruption == interruption
 
 
+@pytest.mark.parametrize("again", ["by SLURM's requeue", "by sweep retry"])
+def test_a_run_that_failed_in_this_job_is_left_to_retry(tmp_path: Path, again: str) -> None:
+    config = build_config({"seed": 0})
+    folder = RunFolder(tmp_path / config.run_id)
+    run = plan_run(config, tmp_path)
+    folder.ask_for(run.config)
+    folder.write_status("failed", reason="RuntimeError: no")
+    if again == "by sweep retry":
+        run = plan_run(config, tmp_path)
+    queue = RunQueue([run], tmp_path, 1, {})
+    assert queue._may_start(run) == (again == "by sweep retry")
+    assert [outcome.last_line for outcome in queue.outcomes] == ([] if queue.waiting else ["RuntimeError: no"])
+
+
+class TestWhereRanksMeet:
+    @pytest.mark.parametrize("job_id", ["7", "7_12", "7_21", "7_30"])
+    def test_is_where_submitit_has_them_meet(self, job_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        array, _, task = job_id.partition("_")
+        monkeypatch.delenv("MASTER_PORT", raising=False)
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+        monkeypatch.setenv("SLURM_JOB_ID", array)
+        if task:
+            monkeypatch.setenv("SLURM_ARRAY_JOB_ID", array)
+            monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
+        assert TorchDistributedEnvironment().master_port == choose_port(job_id, restarts=0)
+
+    def test_tasks_of_an_array_do_not_share_it(self) -> None:
+        assert len({choose_port(f"7_{task}", restarts=0) for task in (12, 21, 30)}) == 3
+
+    def test_a_restarted_job_meets_elsewhere(self) -> None:
+        assert choose_port("7", restarts=0) != choose_port("7", restarts=1)
+
+
+def test_where_slurm_refuses_to_requeue_the_runs_say_so(tmp_path: Path) -> None:
+    runs = [plan_run(build_config({"seed": seed}), tmp_path) for seed in (0, 1, 2)]
+    interrupted, done, _ = folders = [RunFolder(tmp_path / run.run_id) for run in runs]
+    interrupted.ask_for({})
+    interrupted.write_status("queued", reason="interrupted by SIGUSR2", epoch=3, epochs=9, interruptions=2)
+    done.ask_for({})
+    done.write_status("done")
+
+    def refuse(number: int, frame: Any) -> None:
+        raise subprocess.CalledProcessError(1, ["scontrol", "requeue", "7"])
+
+    with pytest.raises(RunsFailedError, match="does not let this job requeue itself"):
+        Job(runs, tmp_path, tmp_path, 1, 1, 1.0)._requeue(refuse)
+    status = interrupted.read_status()
+    assert status["reason"].startswith("interrupted by SIGUSR2; SLURM does not let this job requeue itself")
+    assert (status["state"], status["epoch"], status["interruptions"]) == ("queued", 3, 2)
+    assert done.read_status()["state"] == "done"
+    assert not folders[2].path.exists()
+
+
 def test_a_failure_is_recorded_unless_the_run_has_said_why_itself(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.ask_for({})
@@ -78,7 +132,7 @@ def test_a_failure_is_recorded_unless_the_run_has_said_why_itself(tmp_path: Path
 
 
 def test_ranks_learn_of_one_another_and_name_every_distinct_reason(tmp_path: Path) -> None:
-    peers = [Peers(tmp_path / "launch", rank, 3, rank, 3, "localhost", 5) for rank in range(3)]
+    peers = [Peers(tmp_path / "launch", rank, 3, rank, 3, "localhost", 20005) for rank in range(3)]
     assert not peers[0].others_gave_up("run")
     peers[2].give_up("run", "RuntimeError: no")
     assert peers[0].others_gave_up("run")
@@ -111,14 +165,14 @@ class TestRunsOfSeveralRanks:
 
     @pytest.fixture
     def folders(self, tmp_path: Path) -> list[RunFolder]:
-        return [RunFolder(tmp_path / build_config({"seed": seed}).run_id) for seed in (0, 1)]
+        return [RunFolder(tmp_path / build_config({"seed": seed, "epochs": 1}).run_id) for seed in (0, 1)]
 
     @pytest.fixture
     def queues(self, folders: list[RunFolder], tmp_path: Path) -> list[RunQueue]:
-        runs = plan_runs([build_config({"seed": seed}) for seed in (0, 1)])
+        runs = [plan_run(build_config({"seed": seed, "epochs": 1}), tmp_path) for seed in (0, 1)]
         for run, folder in zip(runs, folders, strict=True):
             folder.ask_for(run.config)
-        peers = [Peers(tmp_path / "launch", rank, 2, rank, 2, "localhost", 5) for rank in range(2)]
+        peers = [Peers(tmp_path / "launch", rank, 2, rank, 2, "localhost", 20005) for rank in range(2)]
         return [RunQueue(runs, tmp_path, 1, {}, rank, peers[rank]) for rank in range(2)]
 
     def test_all_wait_for_one_that_another_process_still_trains(
@@ -135,7 +189,7 @@ class TestRunsOfSeveralRanks:
     def test_none_starts_one_that_is_done(
         self, folders: list[RunFolder], queues: list[RunQueue], started: list[tuple[str, str, str]]
     ) -> None:
-        folders[0].write_status("done")
+        pretend(folders[0], build_config({"seed": 0, "epochs": 1}), "done", epoch=1)
         for queue in queues:
             queue.wait()
         assert started == [(rank, folders[1].path.name, "20006") for rank in "01"]

@@ -1,24 +1,32 @@
 """Runs on this machine: bounded, isolated from one another, resumable."""
 
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
+from aaebench import app
+from harness.commands import call
 from harness.config import RunConfig, build_config
 from harness.errors import InputError
 from harness.record import RunFolder, find_run_folders
 from harness.settings import load_config_file
 from slurm.local import run_locally
+from slurm.process import PlannedRun, RunProcess
+from slurm.submission import Submission, create_folder
 from tests.harness.test_train import ROOT
 
 SHORT = load_config_file(ROOT / "tests/harness/short.yaml")
 
 
-def configs(*changes: dict[str, object]) -> list[RunConfig]:
+def configs(*changes: Mapping[str, object]) -> list[RunConfig]:
     return [build_config(SHORT, {"epochs": 2, **change}) for change in changes]
 
 
@@ -71,3 +79,82 @@ def test_a_damaged_run_folder_is_named_before_anything_runs(tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"is damaged \(status\.json has the state None\)"):
         run_locally([config], tmp_path, at_once=1)
     assert not (folder.path / "log.txt").exists()
+
+
+@pytest.fixture
+def environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The environment of each process that is started, in place of training: it ends after the others have begun."""
+    started: list[dict[str, str]] = []
+
+    class Process(RunProcess):
+        def __init__(self, run: PlannedRun, out: Path, environment: Any, rank: int, folder: Any) -> None:
+            started.append({"run": run.run_id, **environment})
+            self.run, self.folder, self.log = run, RunFolder(out / run.run_id), out / "log.txt"
+            self.process = subprocess.Popen(["sleep", "1"])
+
+    monkeypatch.setattr("slurm.process.RunProcess", Process)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("slurm.local.count_cores", lambda: 12)
+    return started
+
+
+class TestTheAllocationIsShared:
+    def test_each_run_has_a_gpu_of_its_own(
+        self, environments: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("slurm.local.list_gpus", lambda: ["4", "7", "GPU-5d"])
+        run_locally(configs(*({"seed": seed} for seed in range(3))), tmp_path)
+        assert [each["CUDA_VISIBLE_DEVICES"] for each in environments] == ["4", "7", "GPU-5d"]
+        assert {each["OMP_NUM_THREADS"] for each in environments} == {"4"}
+
+    def test_at_once_counts_on_each_gpu(
+        self, environments: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("slurm.local.list_gpus", lambda: ["0", "1"])
+        monkeypatch.setattr("slurm.process.POLL_SECONDS", 0.01)
+        begun = []
+        monkeypatch.setattr("slurm.local._show", lambda display, task, queue: begun.append(len(queue.running)))
+        run_locally(configs(*({"seed": seed} for seed in range(5))), tmp_path, at_once=2)
+        assert max(begun) == 4
+        assert [each["CUDA_VISIBLE_DEVICES"] for each in environments[:4]] == ["0", "1", "0", "1"]
+
+    def test_without_gpus_half_of_the_cores_run_and_share_all_of_them(
+        self, environments: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("slurm.local.list_gpus", list)
+        begun = []
+        monkeypatch.setattr("slurm.local._show", lambda display, task, queue: begun.append(len(queue.running)))
+        run_locally(configs(*({"seed": seed} for seed in range(7))), tmp_path)
+        assert max(begun) == 6
+        assert {each["OMP_NUM_THREADS"] for each in environments} == {"2"}
+        assert not any("CUDA_VISIBLE_DEVICES" in each for each in environments)
+
+    def test_a_users_own_number_of_threads_is_kept(
+        self, environments: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OMP_NUM_THREADS", "5")
+        run_locally(configs({"seed": 0}), tmp_path)
+        assert environments[0]["OMP_NUM_THREADS"] == "5"
+
+
+def test_cancelling_says_so_of_a_process_that_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text("grid: {seed: [0]}")
+    submission = Submission(create_folder(tmp_path / "runs", "tiny"), "tiny", "local", {}, [])
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as stubborn:
+        assert stubborn.stdout is not None
+        stubborn.stdout.readline()
+        submission.process = {
+            "host": socket.gethostname(),
+            "pid": stubborn.pid,
+            "started": psutil.Process(stubborn.pid).create_time(),
+        }
+        submission.save()
+        monkeypatch.setattr("slurm.submit.PROCESS_SECONDS", 0.3)
+        tokens = ["sweep", "cancel", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "runs")]
+        assert call(lambda: app(tokens, result_action="return_value")) == 1
+        assert f"end it at once with kill -9 {stubborn.pid}" in capfd.readouterr().err
+        stubborn.kill()
+        assert call(lambda: app(tokens, result_action="return_value")) == 0

@@ -1,23 +1,29 @@
 """What is left of a sweep, how runs share jobs, what they cost, and what has changed."""
 
 import json
+import re
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 
+from aaebench import app
+from harness.commands import call
 from harness.config import build_config
 from harness.errors import InputError
 from harness.record import RunFolder
+from slurm.cluster import SlurmJob, expand_job_ids, read_array_size
 from slurm.estimate import Timing, estimate_seconds, kind_of, load_timings
-from slurm.options import build_options
+from slurm.overview import build_table, describe_plan
 from slurm.plan import build_plan, describe_change, find_missing_inputs, pack, require_time_for_epochs
-from slurm.queue import JobState, expand_job_ids
-from slurm.report import describe_plan
+from slurm.request import build_options
 from slurm.status import read_statuses
 from slurm.submission import Submission, create_folder, load_submissions, submitting
 from slurm.sweep import SHIPPED, Sweep, find_sweep, load_sweep
+from tests.slurm.pretended import pretend
 
 RUNS = "grid: {seed: [0, 1, 2]}\nfixed: {preset: demo, epochs: 10, eval_every: 5}"
 
@@ -27,21 +33,11 @@ def load(tmp_path: Path, text: str = RUNS) -> Sweep:
     return load_sweep(tmp_path / "tiny.yaml")
 
 
-def pretend(folder: RunFolder, config: Any, state: Any, **status: Any) -> None:
-    """A run folder as a run leaves it after two epochs."""
-    folder.ask_for(config.model_dump(mode="json"))
-    folder.write_environment({"num_processes": 1})
-    for epoch in range(3):
-        timed = {"time/epoch_seconds": 20.0, "time/images_per_second": 90.0, "time/evaluation_seconds": 7.0}
-        folder.append_record({"epoch": epoch, "images_seen": epoch, "eval/fid": 10.0 - epoch, **timed})
-    folder.write_status(state, epoch=2, epochs=10, **status)
-
-
 def test_the_papers_tables_are_180_runs_of_six_variants_on_six_data_settings() -> None:
     sweep = load_sweep(SHIPPED / "paper.yaml")
     assert len({config.run_id for config in sweep.configs}) == 180
     assert len({(config.variant, config.dataset, config.image_size) for config in sweep.configs}) == 36
-    assert {(config.protocol.name, config.extractor, config.epochs) for config in sweep.configs} == {
+    assert {(config.protocol[0].name, config.protocol[0].extractor, config.epochs) for config in sweep.configs} == {
         ("paper", "inception", 100)
     }
 
@@ -52,15 +48,17 @@ def test_run_folders_alone_tell_done_running_failed_stale_and_missing(tmp_path: 
     for folder, config, state in zip(
         (done, running, failed, stale), sweep.configs, ("done", "running", "failed", "running"), strict=False
     ):
-        pretend(folder, config, state, **({"reason": "RuntimeError: no"} if state == "failed" else {}))
+        reason = {"reason": "RuntimeError: no"} if state == "failed" else {}
+        pretend(folder, config, state, epoch=10 if state == "done" else 2, **reason)
     old = json.loads((stale.path / "status.json").read_text()) | {"updated": time.time() - 7200}
     (stale.path / "status.json").write_text(json.dumps(old))
     damaged.ask_for({})
     (damaged.path / "status.json").write_text("{")
     statuses = read_statuses(sweep, tmp_path / "runs")
-    assert [status.state for status in statuses] == ["done", "running", "failed", "stale", "failed", "missing"]
+    assert [status.standing for status in statuses] == ["done", "running", "failed", "stale", "failed", "missing"]
     assert statuses[1].seconds_left == 8 * 20 + 2 * 7
-    assert (statuses[1].fid, statuses[1].images_per_second, statuses[1].epoch) == (8.0, 90.0, 2)
+    assert (statuses[0].fid, statuses[0].epoch) == (10.0, 10)
+    assert (statuses[1].fid, statuses[1].images_per_second, statuses[1].epoch) == (18.0, 90.0, 2)
     assert statuses[2].reason == "RuntimeError: no"
     assert statuses[4].reason.startswith("damaged: ")
     assert [config.seed for config in build_plan(sweep, tmp_path / "runs").todo] == [3, 5]
@@ -68,7 +66,7 @@ def test_run_folders_alone_tell_done_running_failed_stale_and_missing(tmp_path: 
 
 def test_earlier_records_say_what_a_run_costs(tmp_path: Path) -> None:
     sweep = load(tmp_path)
-    pretend(RunFolder(tmp_path / "runs" / sweep.configs[0].run_id), sweep.configs[0], "done")
+    pretend(RunFolder(tmp_path / "runs" / sweep.configs[0].run_id), sweep.configs[0], "done", epoch=10)
     plan = build_plan(sweep, tmp_path / "runs")
     assert [config.seed for config in plan.todo] == [1, 2]
     assert set(plan.seconds.values()) == {10 + 10 * 20 + 3 * 7}
@@ -78,7 +76,7 @@ def test_earlier_records_say_what_a_run_costs(tmp_path: Path) -> None:
 
 def test_a_time_limit_too_short_for_one_epoch_is_refused(tmp_path: Path) -> None:
     sweep = load(tmp_path, f"{RUNS}\nslurm: {{timeout_min: 1, signal_delay_s: 40}}")
-    pretend(RunFolder(tmp_path / "runs" / sweep.configs[0].run_id), sweep.configs[0], "done")
+    pretend(RunFolder(tmp_path / "runs" / sweep.configs[0].run_id), sweep.configs[0], "done", epoch=10)
     with pytest.raises(InputError, match=r"timeout_min = 1 is too short for one epoch of .* set it to 2 or more"):
         require_time_for_epochs(build_plan(sweep, tmp_path / "runs"))
 
@@ -115,8 +113,29 @@ def test_a_changed_sweep_is_told_apart_with_what_would_be_run_anew(tmp_path: Pat
     assert (
         "grid.seed was [0, 1, 2], is [0, 1, 2, 3]. 1 runs are new and would be run, 3 stay, 0 are no longer" in change
     )
-    change = describe_change(load(tmp_path, RUNS.replace("epochs: 10", "epochs: 11")), tmp_path / "runs")
-    assert "fixed.epochs was 10, is 11. 3 runs are new" in change
+    change = describe_change(load(tmp_path, RUNS.replace("epochs: 10", "latent_dim: 3, epochs: 10")), tmp_path / "runs")
+    assert "fixed.latent_dim was absent, is 3. 3 runs are new" in change
+
+
+def test_more_epochs_are_the_same_runs_trained_on(tmp_path: Path) -> None:
+    sweep = load(tmp_path)
+    for config in sweep.configs:
+        pretend(RunFolder(tmp_path / "runs" / config.run_id), config, "done", epoch=10)
+    assert build_plan(sweep, tmp_path / "runs").todo == []
+    longer = load(tmp_path, RUNS.replace("epochs: 10", "epochs: 11"))
+    assert describe_change(longer, tmp_path / "runs") == ""
+    (first, *_) = read_statuses(longer, tmp_path / "runs")
+    assert (first.standing, first.epoch) == ("stale", 10)
+    assert "fewer epochs or evaluations than the sweep asks for" in first.reason
+    assert len(build_plan(longer, tmp_path / "runs").todo) == 3
+
+
+def test_a_run_that_lacks_a_protocol_that_is_asked_for_is_not_done(tmp_path: Path) -> None:
+    sweep = load(tmp_path)
+    for config in sweep.configs:
+        pretend(RunFolder(tmp_path / "runs" / config.run_id), config, "done", epoch=10)
+    both = load(tmp_path, RUNS.replace("epochs: 10", "protocol: [paper, clean], epochs: 10"))
+    assert {status.standing for status in read_statuses(both, tmp_path / "runs")} == {"stale"}
 
 
 def test_inputs_that_are_not_staged_are_named_once(empty_cache: Path) -> None:
@@ -152,9 +171,9 @@ def test_slurms_names_for_parts_of_arrays(name: str, ids: list[str]) -> None:
 
 
 def test_a_preempted_or_requeued_job_is_not_over() -> None:
-    assert JobState("REQUEUED", "").alive
-    assert JobState("PENDING", "BeginTime").waiting
-    assert not JobState("NODE_FAIL", "").alive
+    assert SlurmJob("REQUEUED", "").alive
+    assert SlurmJob("PENDING", "BeginTime").waiting
+    assert not SlurmJob("NODE_FAIL", "").alive
 
 
 @pytest.mark.parametrize(
@@ -187,3 +206,69 @@ def test_shipped_sweeps_go_by_their_names(tmp_path: Path, monkeypatch: pytest.Mo
         find_sweep(Path("papr"))
     (tmp_path / "paper.yaml").touch()
     assert find_sweep(Path("paper.yaml")) == Path("paper.yaml")
+
+
+class TestTable:
+    """What `sweep status` shows of four cells of two runs, one of which is under way."""
+
+    @pytest.fixture
+    def sweep(self, tmp_path: Path) -> Sweep:
+        grid = "grid: {variant: [aae, latent_mapping], learning_rate: [0.000123456789, 1.0e-3], seed: [0, 1]}"
+        sweep = load(tmp_path, f"{grid}\nfixed: {{preset: demo, epochs: 10}}")
+        for number, config in enumerate(sweep.configs):
+            folder = RunFolder(tmp_path / "runs" / config.run_id)
+            pretend(folder, config, *(("running", 2) if number == 0 else ("done", 10)))
+        return sweep
+
+    @pytest.fixture
+    def table(self, sweep: Sweep, tmp_path: Path) -> Table:
+        return build_table(read_statuses(sweep, tmp_path / "runs"))
+
+    def test_the_fid_is_that_of_finished_runs_of_one_cell(self, table: Table) -> None:
+        """The run under way has 18, after two epochs; those that are done 10, after ten."""
+        *cells, everything = table.columns[-1].cells
+        assert table.columns[-1].header == "last FID"
+        assert cells == ["10.00"] * 4
+        assert everything == "", "different variants have no FID in common"
+
+    def test_standings_that_no_run_has_take_no_room(self, table: Table) -> None:
+        assert [str(column.header) for column in table.columns][3:5] == ["done", "running"]
+
+    @pytest.mark.parametrize("width", [60, 80, 140, None])
+    def test_numbers_are_never_cut(
+        self,
+        width: int | None,
+        sweep: Sweep,
+        table: Table,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        """None is a pipe."""
+        for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+            monkeypatch.setenv(name, "0" if width is None else "1")
+        monkeypatch.setenv("COLUMNS", str(width or 60))
+        call(
+            lambda: app(
+                ["sweep", "status", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "runs")],
+                result_action="return_value",
+            )
+        )
+        printed = capfd.readouterr().out
+        lines = re.sub(r"\x1b\[[\d;]*m", "", printed).splitlines()
+        rows = [[cell.strip() for cell in line.split("│")] for line in lines if line.startswith("│")]
+        for column in table.columns[2:]:
+            for cell in column.cells:
+                assert any(str(cell) in row for row in rows), f"{cell} of {column.header} in\n{printed}"
+        assert "…" not in printed
+        if width == 140:
+            assert max(map(len, lines)) <= 140
+
+
+@pytest.mark.parametrize(("setting", "size"), [("0", 1), ("1", 1), ("1001", 1001)])
+def test_a_cluster_without_arrays_takes_jobs_one_by_one(
+    setting: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = subprocess.CompletedProcess([], 0, f"MaxArraySize            = {setting}\nMaxJobCount    = 9\n", "")
+    monkeypatch.setattr("slurm.cluster.ask", lambda *command: answer)
+    assert read_array_size() == size

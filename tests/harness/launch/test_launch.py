@@ -53,6 +53,26 @@ class TestFewerProcessesThanAskedFor:
         with pytest.raises(InputError, match="each would train alone; launch with accelerate launch"):
             build_accelerator()
 
+    @pytest.mark.parametrize("variable", ["SLURM_STEP_NUM_TASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
+    def test_tasks_without_a_rendezvous(self, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """srun -n 2 aaebench run, mpirun -n 2 aaebench run."""
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+        monkeypatch.setenv(variable, "2")
+        with pytest.raises(InputError, match=f"{variable} = 2 .* each would train the same run alone"):
+            build_accelerator()
+
+    @pytest.mark.parametrize("variable", ["SLURM_STEP_NUM_TASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
+    def test_a_single_task_and_tasks_that_meet_are_no_trap(
+        self, variable: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+        monkeypatch.setenv(variable, "1")
+        check_launch("no", 1, None, n_gpus=0)
+        monkeypatch.setenv(variable, "2")
+        for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+            monkeypatch.setenv(name, value)
+        check_launch("no", 1, None, n_gpus=0)
+
 
 class TestMoreProcessesThanGPUs:
     def test_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:

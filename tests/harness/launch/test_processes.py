@@ -131,12 +131,20 @@ def test_what_one_process_raises_all_raise(tmp_path: Path) -> None:
         "from harness.commands import call\n"
         "from harness.errors import DivergedError, InputError\n"
         "from harness.launch.processes import Processes, build_accelerator\n"
+        "class Odd(Exception):\n"
+        "    def __init__(self, one, two): super().__init__(one)\n"
+        "class Held(Exception):\n"
+        "    def __init__(self, text): super().__init__(text); self.file = sys.stdin\n"
+        "def fail(error): raise error\n"
         "def check(rank):\n"
         "    if rank == 1: raise DivergedError('the images of rank 1 are not finite')\n"
         "def diverge():\n"
         "    processes = Processes(build_accelerator('no'))\n"
         "    try: processes.require_same('data', f'of {processes.rank}')\n"
         "    except InputError as error: print(error)\n"
+        "    for error in (Odd('cannot be made again', 2), Held('cannot be pickled')):\n"
+        "        try: processes.on_main(lambda: fail(error))\n"
+        "        except RuntimeError as known: print(known)\n"
         "    processes.main_first(lambda: check(processes.rank))\n"
         "    print('went on')\n"
         "sys.exit(call(diverge))\n"
@@ -146,6 +154,8 @@ def test_what_one_process_raises_all_raise(tmp_path: Path) -> None:
     assert process.returncode != 0
     assert "went on" not in stdout
     assert stdout.count("process 1 has the data of 1 and process 0 of 0; give every node the same command") == 2
+    for text in ("Odd: cannot be made again", "Held: cannot be pickled"):  # as few errors of others' classes can
+        assert stdout.count(text) == 2, "both ranks hear of it"
     assert "aaebench: the images of rank 1 are not finite" in stderr, "the main process says what rank 1 met"
 
 

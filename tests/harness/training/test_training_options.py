@@ -1,6 +1,7 @@
 """What changes how a step computes: accumulation, clipping, averages, optimisers, compilation."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -193,6 +194,23 @@ class TestCompiled:
         with engine.evaluating():
             assert engine.variant.eval().decode(torch.randn(3, 10)).shape == (3, 3, 32, 32)
         assert all("_orig_mod" not in name for name in engine.variant.state_dict())
+
+    def test_without_a_compiler_training_goes_on_with_one_line(
+        self,
+        batches: list[Tensor],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv("CXX", raising=False)
+        engine = build_engine(build_default("aae", "mlp"), compile=True)
+        plain = build_engine(build_default("aae", "mlp"))
+        torch.testing.assert_close(train(engine, batches[:1]), train(plain, batches[:1]))
+        assert not engine.compiles
+        assert [record.message for record in caplog.records] == [
+            "compile = true needs a C++ compiler, and this machine has none: going on uncompiled"
+        ]
 
     def test_is_not_part_of_a_runs_identity(self) -> None:
         assert build_config({"compile": True}).run_id == build_config({}).run_id
