@@ -99,7 +99,7 @@ def build_comparison_table(comparisons: pd.DataFrame) -> HtmlTable | None:
         interval = ""
         if row["n"] >= 2:
             interval = f"{row['difference_low']:+.{digits}f} to {row['difference_high']:+.{digits}f}"
-        kind = {"better": "better", "worse": "worse", "not distinguishable": "open"}.get(row["verdict"], "")
+        kind = {"better": "better", "worse": "worse", "undecided": "open"}.get(row["verdict"], "")
         cells = [
             Cell(label),
             _place(row),
