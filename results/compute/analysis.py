@@ -75,7 +75,7 @@ def analyse(
     references = build_references(collection, summary, reported)
     comparisons = apply_looks(build_comparisons(reported, margin), looks)
     odd = list_as_problems(find_odd_runs(reported, margin), collection.paths)
-    claims, evidence = _judge(runs, reported, comparisons)
+    claims, evidence = _judge(runs, reported)
     frames = {
         "summary": summary,
         "comparisons": comparisons,
@@ -94,13 +94,13 @@ def analyse(
     return Analysis(collection, rule, reported, frames, build_tables(summary, reported, references))
 
 
-def _judge(runs: pd.DataFrame, reported: pd.DataFrame, comparisons: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _judge(runs: pd.DataFrame, reported: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The claims, for each way to score by itself."""
     verdicts, evidence = [], []
     ways = reported[CAMPAIGN].drop_duplicates() if len(reported) else pd.DataFrame([["", ""]], columns=CAMPAIGN)
     judged = [*dict.fromkeys([*CELL, "run_id", "seed", "state", "epoch", "sampling_seed", "fid", "sigma_mean"])]
     for way in ways.to_dict(orient="records"):
-        parts = [frame.merge(pd.DataFrame([way])) for frame in (runs[judged], reported, comparisons)]
+        parts = [frame.merge(pd.DataFrame([way])) for frame in (runs[judged], reported)]
         for found, frames in zip(judge_claims(*parts), (verdicts, evidence), strict=True):
             frames.append(found.assign(protocol=way["protocol"], extractor=way["extractor"]))
     return pd.concat(verdicts, ignore_index=True), pd.concat(evidence, ignore_index=True)

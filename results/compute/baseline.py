@@ -97,9 +97,16 @@ def _is_plain(options: str) -> bool:
 
 
 def compare_with(
-    reported: pd.DataFrame, reference: pd.DataFrame, measures: Sequence[str], margin: float = MARGIN
+    reported: pd.DataFrame,
+    reference: pd.DataFrame,
+    measures: Sequence[str],
+    margin: float = MARGIN,
+    cautious: bool = False,
 ) -> pd.DataFrame:
-    """Every other cell against its setting's reference cell (one row of CELL per setting): COMPARISONS."""
+    """Every other cell against its setting's reference cell (one row of CELL per setting): COMPARISONS.
+
+    Args: cautious: for tests that stand alone, as claims' do (see Prior.squeeze).
+    """
     parts, layout = [], lay_out(reported)
     referred = layout.keys.reset_index().merge(reference[CELL], on=CELL)["index"].to_numpy()
     settings = layout.setting[layout.first]
@@ -111,14 +118,14 @@ def compare_with(
         own = np.flatnonzero((other >= 0) & (other != np.arange(len(other))))
         own = own[(cells.n[own] > 0) & (cells.n[other[own]] > 0)]
         if len(own):
-            parts.append(_compare(cells, own, other[own], margin))
+            parts.append(_compare(cells, own, other[own], margin, cautious))
     if not parts:
         return build_empty(COMPARISONS)
     return pd.concat(parts, ignore_index=True)
 
 
-def _compare(cells: Cells, own: Array, other: Array, margin: float) -> pd.DataFrame:
-    test, paired, n = cells.test(own, other)
+def _compare(cells: Cells, own: Array, other: Array, margin: float, cautious: bool) -> pd.DataFrame:
+    test, paired, n = cells.test(own, other, cautious)
     families = cells.setting[own]
     reach = stats.t.ppf(0.5 + CONFIDENCE / 2, test.df) * test.error
     low, high = test.difference - reach, test.difference + reach

@@ -43,6 +43,10 @@ class Cells:
     rows: pd.DataFrame
     blocks: dict[int, Blocks]
 
+    def least(self, cautious: bool) -> Array:
+        """The squeezed variances; cautious: no less than the common one."""
+        return np.where(cautious & (self.worth > 0), np.fmax(self.variance, self.common), self.variance)
+
     def of_pool(self, name: Literal["pays", "correlation"]) -> Array:
         """For each cell what the Blocks of its pool say."""
         values = {pool: float(getattr(blocks, name)) for pool, blocks in self.blocks.items()}
@@ -53,14 +57,15 @@ class Cells:
         """Cells whose scores are equal to the last digit: copies, or all at a bound; they are evidence of nothing."""
         return (self.n >= 2) & (self.own == 0)
 
-    def test(self, first: Array, second: Array) -> tuple[Test, Array, Array]:
+    def test(self, first: Array, second: Array, cautious: bool = False) -> tuple[Test, Array, Array]:
         """The cells of these numbers against each other, first minus second.
 
+        Args: cautious: as Prior.squeeze.
         Returns: the tests; which of them are paired; and the pairs (or of the unpaired the smaller number of seeds).
         """
         n = np.minimum(self.n[first], self.n[second])
         borrowed = (self.worth[first] > 0) & (self.worth[second] > 0)
-        variances, counts, df = ((part[first], part[second]) for part in (self.variance, self.n, self.df))
+        variances, counts, df = ((part[first], part[second]) for part in (self.least(cautious), self.n, self.df))
         unpaired = compare_unpaired(self.mean[first] - self.mean[second], variances, counts, df, borrowed)
         # One seed against others is nothing: its own spread is not known at all.
         known = (n >= 2) & ~self.flat[first] & ~self.flat[second]
@@ -74,7 +79,9 @@ class Cells:
             at = np.flatnonzero(pays)
             for pool in np.unique(self.pool[first][pays]):
                 own = whole & (self.pool[first][pays] == pool)
-                test = compare_paired(*(pairs.loc[own, name].to_numpy(float) for name in ("mean", "variance", "n")))
+                test = compare_paired(
+                    *(pairs.loc[own, name].to_numpy(float) for name in ("mean", "variance", "n")), cautious=cautious
+                )
                 difference[at[own]], error[at[own]], freedom[at[own]] = test.difference, test.error, test.df
                 used[at[own]] = True
         return Test(difference, error, freedom), used, n

@@ -15,6 +15,7 @@ from typing import Literal, cast
 import numpy as np
 import pandas as pd
 
+from results.compute.baseline import compare_with, find_baselines
 from results.compute.findings import (
     COLLAPSED,
     EVERYWHERE,
@@ -93,11 +94,9 @@ class Claim:
     combine: Callable[[Evidence], Decision]
 
 
-def judge_claims(
-    runs: pd.DataFrame, reported: pd.DataFrame, comparisons: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def judge_claims(runs: pd.DataFrame, reported: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """CLAIMS_COLUMNS and EVIDENCE: the verdicts, and a row for each number behind them."""
-    data = _choose_settings(runs, reported, comparisons)
+    data = _choose_settings(runs, reported)
     verdicts, evidence = [], []
     for claim in CLAIMS:
         found = [{"claim": claim.name, **row} for row in claim.find(data)]
@@ -111,14 +110,16 @@ def judge_claims(
     )
 
 
-def _choose_settings(runs: pd.DataFrame, reported: pd.DataFrame, comparisons: pd.DataFrame) -> Data:
+def _choose_settings(runs: pd.DataFrame, reported: pd.DataFrame) -> Data:
     prior = reported[reported["sampler"] == "prior"]
     sizes = prior.groupby(SETTING, dropna=False, sort=False).size().rename("runs").reset_index()
     sizes["papers"] = [not label for label in label_settings(sizes)]
     ordered = sizes.sort_values(["papers", "epochs", "runs"], ascending=False, kind="stable")
     main = ordered.drop_duplicates(["dataset", "image_size"])[SETTING]
     done = primary_rows(runs[runs["state"] == "done"])
-    return Data(done.merge(main, on=SETTING), prior.merge(main, on=SETTING), comparisons.merge(main, on=SETTING))
+    chosen = prior.merge(main, on=SETTING)
+    comparisons = compare_with(chosen, find_baselines(chosen), ["fid"], cautious=True)
+    return Data(done.merge(main, on=SETTING), chosen, comparisons)
 
 
 # How evidence becomes a verdict: p values of "supported" and of "refuted" for the claim as a whole, each valid at the

@@ -27,7 +27,7 @@ NEARLY = 0.8  # of the comparisons: nearly everywhere
 
 @dataclass(frozen=True)
 class Data:
-    """What rules look at, of the main settings' prior samples: `runs` of all epochs, `reported` and `comparisons`."""
+    """What rules see, of the main settings' prior samples: `runs` at all epochs, `reported`, FID's `comparisons`."""
 
     runs: pd.DataFrame
     reported: pd.DataFrame
@@ -78,7 +78,7 @@ def find_collapse(data: Data) -> Evidence:
         if n < 2:
             found.append(_missing(keys, BASELINE, "noise_share at the end", f"{text}{mean:.3f}, n = {n}", n))
             continue
-        error = float(np.sqrt(cells.variance[number] / n)) if cells.own[number] > 0 else np.nan
+        error = float(np.sqrt(cells.least(cautious=True)[number] / n)) if cells.own[number] > 0 else np.nan
         reach = _reach(cells.df[number], error)
         low, high = (float(from_scale(cells.mean[number] + side * reach, cells.scale)) for side in (-1, 1))
         above = _above(cells.mean[number], error, cells.df[number], float(special.logit(COLLAPSED)))
@@ -106,7 +106,7 @@ def find_flattening(data: Data) -> Evidence:
     finite = np.array([np.isfinite(values).all() for values in paces], bool)
     own = np.array([v.var(ddof=1) if len(v) > 1 and known else np.nan for v, known in zip(paces, finite, strict=True)])
     shared = estimate_prior(np.nan_to_num(own), np.where(finite, np.maximum(n - 1, 0), 0))
-    variance, df = shared.squeeze(own, np.maximum(n - 1, 0))
+    variance, df = shared.squeeze(own, np.maximum(n - 1, 0), cautious=True)
     for cell, values, seeds, spread, freedom, squeezed in zip(cells, paces, n, own, df, variance, strict=True):
         where, variant = cell.iloc[0], str(cell["variant"].iloc[0])
         if seeds < 2:
@@ -196,7 +196,7 @@ def find_most_help(data: Data) -> Evidence:
         for _, row in own.iterrows():
             found.append(_difference(row, "below"))
             cell = pd.DataFrame([row[CELL]]).astype(data.reported[CELL].dtypes.to_dict())
-            rivals = compare_with(data.reported, cell, ["fid"])
+            rivals = compare_with(data.reported, cell, ["fid"], cautious=True)
             for _, rival in rivals[rivals["variant"].isin(PROPOSED) & (rivals["n"] >= 2)].iterrows():
                 found.append(_difference(rival, "above", "n_iter", _p_not_below(rival)))
     return found

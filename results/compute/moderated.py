@@ -41,10 +41,11 @@ class Prior:
     cells: Array
     pooled: Array
 
-    def squeeze(self, variance: Array, df: Array) -> tuple[Array, Array]:
+    def squeeze(self, variance: Array, df: Array, cautious: bool = False) -> tuple[Array, Array]:
         """A cell's variance (..., C) drawn towards the common one, and its degrees of freedom.
 
-        A cell of one seed (df 0) takes the common variance.
+        A cell of one seed (df 0) takes the common variance. Cautious: no cell's is less than the common one; for single
+        tests at 5 %, which the average over many comparisons does not save where few cells estimate it.
         """
         variance, df = np.nan_to_num(np.asarray(variance, float)), np.asarray(df, float)
         infinite = np.isinf(self.df)
@@ -52,6 +53,7 @@ class Prior:
         with np.errstate(invalid="ignore", divide="ignore"):
             own = np.where(df > 0, df * variance, 0)
             squeezed = np.where(infinite, self.variance, (worth * np.nan_to_num(self.variance) + own) / (worth + df))
+            squeezed = np.where(cautious & (self.df > 0), np.fmax(squeezed, self.variance), squeezed)
         total = np.where(self.df > 0, np.minimum(self.df + df, self.pooled[..., None]), df)
         return squeezed, total
 
@@ -226,7 +228,7 @@ def measure_blocks(values: Array) -> Blocks:
     return Blocks(common, np.asarray(df), rest, np.asarray(rest_df), np.asarray(k))
 
 
-def compare_with_first(values: Array) -> Test:
+def compare_with_first(values: Array, cautious: bool = False) -> Test:
     """Every cell of balanced settings against the first of its setting, all judged together as one collection.
 
     Args: values (..., D, k, n): on the measure's scale. Returns: arrays (..., D, k - 1).
@@ -238,7 +240,7 @@ def compare_with_first(values: Array) -> Test:
     prior = estimate_prior(values.var(axis=-1, ddof=1).reshape(flat), np.asarray(n - 1.0), means.reshape(flat))
     squeezed, df = (
         part.reshape(*outer, settings, k)
-        for part in prior.squeeze(values.var(axis=-1, ddof=1).reshape(flat), np.asarray(n - 1.0))
+        for part in prior.squeeze(values.var(axis=-1, ddof=1).reshape(flat), np.asarray(n - 1.0), cautious)
     )
     difference = means[..., 1:] - means[..., :1]
     count = np.asarray(float(n))
@@ -251,18 +253,22 @@ def compare_with_first(values: Array) -> Test:
         (borrowed[..., 1:] > 0) & (borrowed[..., :1] > 0),
     )
     pairs = values[..., 1:, :] - values[..., :1, :]
-    paired = compare_paired(pairs.mean(axis=-1), pairs.var(axis=-1, ddof=1), np.full(difference.shape, float(n)), outer)
+    paired = compare_paired(
+        pairs.mean(axis=-1), pairs.var(axis=-1, ddof=1), np.full(difference.shape, float(n)), outer, cautious
+    )
     use = measure_blocks(values).pays[..., None, None]
     return Test(difference, np.where(use, paired.error, unpaired.error), np.where(use, paired.df, unpaired.df))
 
 
-def compare_paired(difference: Array, variance: Array, n: Array, outer: tuple[int, ...] = ()) -> Test:
+def compare_paired(
+    difference: Array, variance: Array, n: Array, outer: tuple[int, ...] = (), cautious: bool = False
+) -> Test:
     """Mean differences of pairs, whose variances (n - 1) are squeezed as cells' are. Axes after `outer` are pairs."""
     flat = (*outer, -1)
     shape = difference.shape
     own, df = variance.reshape(flat), (n - 1).reshape(flat)
     prior = estimate_prior(own, df)
-    squeezed, total = prior.squeeze(own, df)
+    squeezed, total = prior.squeeze(own, df, cautious)
     sound = (own > 0) & (total > 0)
     error = np.where(sound, np.sqrt(squeezed / n.reshape(flat)), np.nan)
     return Test(difference, error.reshape(shape), np.where(sound, total, np.nan).reshape(shape))
