@@ -42,8 +42,8 @@ SECTIONS = [
 ]
 BASELINE_INTRO = """
 Each variant minus the AAE of its setting: better, worse, equivalent (inside a margin, 10 % of the AAE's mean unless
---margin says otherwise: two one-sided tests) or undecided. Tested on the measure's scale (logarithm, logit or as it is),
-with variances that borrow from all comparable cells, seed by seed only where the seeds' scores go together; p after
+--margin says otherwise: two one-sided tests) or undecided. Tested on the measure's scale (log, logit or linear), with
+variances that borrow from all comparable cells, seed by seed only where the seeds' scores go together; p after
 Holm's correction over the measure's comparisons in the setting. More seeds: what would decide it with a chance of 0.8,
 if the difference seen is the true one (a rough number). One seed has no interval and no p; neither have equal copies.
 """

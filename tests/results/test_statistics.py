@@ -71,7 +71,7 @@ class TestHolm:
     @pytest.mark.parametrize("size", [1, 2, 5, 12])
     def test_it_is_statsmodels(self, size: int) -> None:
         families = np.random.default_rng(size).uniform(0, 0.2, (10, size))
-        expected = [multipletests(family, method="holm")[1] for family in families]
+        expected = np.array([multipletests(family, method="holm")[1] for family in families], float)
         np.testing.assert_allclose(adjust_holm(families), expected)
 
     def test_what_was_not_tested_does_not_count_in_the_family(self) -> None:

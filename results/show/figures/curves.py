@@ -19,20 +19,14 @@ from results.show.figures.style import (
 )
 
 ODD = "far off its cell's other seeds"
-RING: dict[str, Any] = {
-    "markersize": 11,
-    "markerfacecolor": "none",
-    "markeredgecolor": "#a3261b",
-    "markeredgewidth": 1.4,
-}
+RING: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": "#a3261b"}
 BANDS = "Thin lines: seeds; markers: their mean; bands: its 95 % interval, of three seeds or more."
 
 
 def draw_fid(collection: Collection, odd: Container[str] = ()) -> Iterator[Drawing]:
     """FID over epochs, a panel per setting (the paper's Fig. 9); runs that are `odd` are marked."""
-    yield from _draw_measure(
-        collection, "fid", "FID of prior samples", "figure9-fid", "Fig. 9: FID over training", odd=odd
-    )
+    title = "Fig. 9: FID over training"
+    yield from _draw_measure(collection, "fid", "FID of prior samples", "figure9-fid", title, odd=odd)
 
 
 def draw_sigma(collection: Collection, odd: Container[str] = ()) -> Iterator[Drawing]:
@@ -60,7 +54,8 @@ def _draw_measure(
     for axis, (name, _, group) in zip(axes, settings, strict=True):
         plot_seeds(axis, group, measure, styles)
         marked = group[[run_id in odd for run_id in group["run_id"]]].drop_duplicates("run_id", keep="last")
-        axis.plot(marked["epoch"], marked[measure].astype(float), "o", **RING, label=ODD if len(marked) else None)
+        if len(marked):
+            axis.plot(marked["epoch"], marked[measure].astype(float), "o", **RING, label=ODD)
         axis.set(title=name.replace(" (", "\n("), ylabel=label)
         if prior is not None:
             axis.set_ylim(0, max(axis.get_ylim()[1], 1.05 * prior))
