@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench gpu chaos clean
+.PHONY: install demo test check bench gpu chaos calibrate clean
 
 install: .venv/installed
 
@@ -36,6 +36,10 @@ gpu: install
 KILLS ?= 60
 chaos: install
 	CHAOS_KILLS=$(KILLS) $(BIN)/python -m pytest tests/harness/training/test_chaos.py -s --override-ini=addopts=
+
+# What the verdicts promise, simulated in full: writes docs/calibration.md and docs/calibration.png, within 15 minutes.
+calibrate: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.calibration.run
 
 clean:
 	rm -rf .venv build *.egg-info demo

@@ -50,6 +50,7 @@ sweep.command("slurm.commands:submit", name="submit", help="Submit what is missi
 sweep.command("slurm.commands:status", name="status", help="Show how far it is, and why runs failed.")
 sweep.command("slurm.commands:cancel", name="cancel", help="Cancel its jobs.")
 sweep.command("slurm.commands:retry", name="retry", help="Submit failed and stale runs again.")
+sweep.command("results.extend:extend_command", name="extend", help="Write a sweep with more seeds where they decide.")
 sweep.command("slurm.commands:logs", name="logs", help="Print the logs of a run.")
 app.command(sweep)
 app.command("slurm.commands:doctor", name="doctor", help="Check what makes jobs fail at night.")

@@ -14,6 +14,8 @@ from harness.allocation import count_cores
 from harness.errors import InputError
 from harness.terminal import console
 from results.compute.analysis import analyse
+from results.compute.looks import load_looks
+from results.compute.statistics import MARGIN, require_margin
 from results.compute.summary import EpochRule
 from results.read.collect import Collection, collect
 from results.read.index import State, compute_generation, scan
@@ -24,11 +26,20 @@ from results.show.write import is_current, write_collection
 SHOWN = {"fid": 2, "inception_score": 2, "sigma_mean": 3, "noise_share": 3, "reconstruction_l1": 3}
 
 
-def collect_command(runs: Path, /, *, out: Path, protocol: str | None = None, epoch: EpochRule = "last") -> None:
+def collect_command(
+    runs: Path,
+    /,
+    *,
+    out: Path,
+    protocol: str | None = None,
+    epoch: EpochRule = "last",
+    margin: float = MARGIN,
+) -> None:
     """Collect run folders into tables, as CSV and Parquet, and the paper's Tables 1-5 as Markdown and LaTeX too.
 
-    Writes runs, summary, comparisons, references, claims, claims_evidence, collapse, gap, problems, provenance,
-    protocols and tables/ to OUT; results/SCHEMA.md explains every column. Collecting again reads what has changed.
+    Writes runs, summary, comparisons, across_datasets, best, references, claims, claims_evidence, collapse, gap,
+    spread, problems, provenance, protocols and tables/ to OUT; results/SCHEMA.md explains every column. Collecting
+    again reads what has changed.
 
     Parameters
     ----------
@@ -40,12 +51,15 @@ def collect_command(runs: Path, /, *, out: Path, protocol: str | None = None, ep
         Only the scores under one protocol (paper, clean), extractor, or protocol id. [default: all, side by side]
     epoch
         The epoch that is reported of each run: last, or held-out (of the lowest FID on a second sampling seed).
+    margin
+        A fraction of the AAE's mean within which a variant counts as equivalent.
     """
-    states = find_runs(runs)
-    manifest = describe_request(runs, states, protocol, epoch)
+    require_margin(margin)
+    states, looks = find_runs(runs), load_looks(runs)
+    manifest = describe_request(runs, states, protocol, epoch, margin, len(looks))
     if not is_current(out, manifest):
         collection = load_collection(runs, states)
-        analysis = analyse(choose_protocol(collection, protocol, required=False), epoch)
+        analysis = analyse(choose_protocol(collection, protocol, required=False), epoch, margin, looks)
         write_collection(analysis, out, manifest)
     print_problems(pd.read_csv(out / "problems.csv"))
     print_gap(pd.read_csv(out / "gap.csv"))
@@ -59,6 +73,7 @@ def report_command(
     out: Path,
     protocol: str | None = None,
     epoch: EpochRule = "last",
+    margin: float = MARGIN,
     watch: Annotated[bool, Parameter(negative="")] = False,
     every: float = 30,
 ) -> None:
@@ -76,6 +91,8 @@ def report_command(
         The protocol (paper, clean), extractor or protocol id to report. [default: paper, else clean, else another]
     epoch
         The epoch that is reported of each run: last, or held-out (of the lowest FID on a second sampling seed).
+    margin
+        A fraction of the AAE's mean within which a variant counts as equivalent.
     watch
         Write it again whenever something has changed, until no run is queued or running; the open page follows.
     every
@@ -83,17 +100,18 @@ def report_command(
     """
     from results.show.report import write_report  # noqa: PLC0415 (imports matplotlib)
 
+    require_margin(margin)
     if not every > 0:
         raise InputError(f"--every {every} is no number of seconds; 1 or more, as in --every 30")
     reported = None
     while True:
-        states = find_runs(runs)
-        manifest = describe_request(runs, states, protocol, epoch)
+        states, looks = find_runs(runs), load_looks(runs)
+        manifest = describe_request(runs, states, protocol, epoch, margin, len(looks))
         collection = load_collection(runs, states)
         unfinished = int(collection.problems["state"].isin(["queued", "running"]).sum())
         if manifest != reported:
             chosen = choose_protocol(collection, protocol)
-            analysis = analyse(chosen, epoch)
+            analysis = analyse(chosen, epoch, margin, looks)
             if choice := describe_choice(chosen):
                 console.print(choice, highlight=False, markup=False, soft_wrap=True)
             write_collection(analysis, out, manifest)
@@ -122,9 +140,11 @@ def load_collection(runs: Path, states: dict[str, State] | None = None) -> Colle
     return collect(runs, find_runs(runs) if states is None else states, processes=count_cores())
 
 
-def describe_request(runs: Path, states: dict[str, State], protocol: str | None, epoch: EpochRule) -> dict[str, Any]:
+def describe_request(
+    runs: Path, states: dict[str, State], protocol: str | None, epoch: EpochRule, margin: float, looks: int
+) -> dict[str, Any]:
     """What determines a collection: equal requests give equal files."""
-    chosen = {"runs": str(runs.resolve()), "protocol": protocol, "epoch": epoch}
+    chosen = {"runs": str(runs.resolve()), "protocol": protocol, "epoch": epoch, "margin": margin, "looks": looks}
     return chosen | {"generation": compute_generation(states)}
 
 

@@ -7,15 +7,28 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from scipy import stats
 
 from harness.errors import CommandError, InputError
+from harness.measures import MEASURES
 from results.commands import load_collection
 from results.compute.baseline import COMPARED, judge
-from results.compute.statistics import ALPHA, adjust_holm, compute_half_width, compute_p
+from results.compute.cells import build_cells, lay_out
+from results.compute.statistics import (
+    ALPHA,
+    CONFIDENCE,
+    MARGIN,
+    adjust_holm,
+    compute_margin,
+    compute_p_equivalent,
+    from_scale,
+    require_margin,
+    to_scale,
+)
 from results.compute.summary import CELL, SUMMARY, reported_rows
 from results.read.labels import NEUTRAL, label_cells, name_place
 from results.read.protocols import choose_protocol
-from results.read.schema import HIGHER_IS_BETTER, LOWER_IS_BETTER, Column
+from results.read.schema import Column
 from results.show.write import MANIFEST, load_runs, write_table
 
 _CELL_COLUMNS = {column.name: column for column in SUMMARY}
@@ -26,12 +39,14 @@ COMPARE = [
     Column("mean_a", "number", "over these seeds, in A"),
     Column("mean_b", "number", "over these seeds, in B"),
     Column("difference", "number", "B minus A"),
-    Column("low", "number", "lower end of its 95 % t interval; empty for one seed"),
-    Column("high", "number", "upper end of its 95 % t interval; empty for one seed"),
+    Column("low", "number", "lower end of its 95 % interval; empty for one seed"),
+    Column("high", "number", "upper end of its 95 % interval; empty for one seed"),
     Column("relative", "number", "difference over the absolute mean of A"),
-    Column("p", "number", "two-sided paired t test; empty for one seed"),
+    Column("paired", "string", "yes: seed by seed, since runs of one seed go together in A and B"),
+    Column("p", "number", "two-sided moderated t test on the measure's scale; empty for one seed"),
     Column("p_holm", "number", "adjusted over all comparisons"),
-    Column("verdict", "string", "identical, better, worse, different, not distinguishable, or n = 1"),
+    Column("p_equivalent", "number", "that B is within the margin of A, adjusted likewise"),
+    Column("verdict", "string", "identical, better, worse, different, equivalent, undecided, or n = 1"),
     Column("regression", "string", "yes: worse by more than the threshold, and beyond noise where n > 1"),
 ]
 
@@ -51,13 +66,20 @@ class Comparison:
 
 
 def compare_command(
-    a: Path, b: Path, /, *, threshold: float = 0.05, protocol: str | None = None, out: Path | None = None
+    a: Path,
+    b: Path,
+    /,
+    *,
+    threshold: float = 0.05,
+    margin: float = MARGIN,
+    protocol: str | None = None,
+    out: Path | None = None,
 ) -> None:
     """Say what changed from A to B beyond noise; exit status 1 if a score got worse by more than THRESHOLD.
 
-    Runs of the same seed are compared as pairs. A regression is a score that is worse by more than the threshold and,
-    with two seeds or more, distinguishable (paired t test, Holm over all comparisons, 0.05). With a single seed the
-    threshold alone decides, and says so.
+    Runs of the same seed are compared as pairs where the seeds' scores go together. A regression is a score that is
+    worse by more than the threshold and, with two seeds or more, beyond noise (moderated t test, Holm over all
+    comparisons, 0.05). With a single seed the threshold alone decides, and says so.
 
     Parameters
     ----------
@@ -67,6 +89,8 @@ def compare_command(
         Likewise: what is now.
     threshold
         A fraction of A's mean: 0.05 is 5 %.
+    margin
+        A fraction of A's mean within which B counts as equivalent.
     protocol
         The protocol (paper, clean), extractor or protocol id to compare, where there are several.
     out
@@ -74,7 +98,8 @@ def compare_command(
     """
     if not threshold >= 0:
         raise InputError(f"--threshold {threshold} is no fraction of a score; 0 or more, as in --threshold 0.05")
-    comparison = compare(load_reported(a, protocol), load_reported(b, protocol), threshold)
+    require_margin(margin)
+    comparison = compare(load_reported(a, protocol), load_reported(b, protocol), threshold, margin)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_table(comparison.table, COMPARE, out / "compare")
@@ -105,7 +130,7 @@ def load_reported(folder: Path, protocol: str | None) -> pd.DataFrame:
     return reported
 
 
-def compare(a: pd.DataFrame, b: pd.DataFrame, threshold: float) -> Comparison:
+def compare(a: pd.DataFrame, b: pd.DataFrame, threshold: float, margin: float = MARGIN) -> Comparison:
     """Pair the cells of two sets of reported rows, and test each measure.
 
     A field that has one value in all of A and another in all of B (as mixed_precision) is what they are compared in.
@@ -118,49 +143,76 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, threshold: float) -> Comparison:
         if len(values[0]) == len(values[1]) == 1 and values[0][0] != values[1][0]:
             settings[name] = (values[0][0], values[1][0])
     keys = [name for name in CELL if name not in settings]
-    pairs = a.merge(b, on=[*keys, "seed"], suffixes=("_a", "_b"))
+    pairs = a[[*keys, "seed"]].merge(b[[*keys, "seed"]], on=[*keys, "seed"])
     if pairs.empty:
         raise InputError("A and B share no cell with a seed; compare collections of the same sweep")
     missing = [_cells_without(frame, pairs, keys) for frame in (a, b)]
-    parts = []
-    for measure in COMPARED:
-        first, second = (pairs[f"{measure}_{side}"].astype(float) for side in "ab")
-        measured = pairs[keys].assign(first=first, second=second, difference=second - first)
-        measured = measured[np.isfinite(measured["difference"])]
-        if measure not in LOWER_IS_BETTER | HIGHER_IS_BETTER:
-            measured = measured[measured["sampler"] == "prior"]
-        groups = measured.groupby(keys, dropna=False, sort=False)
-        part = pd.DataFrame(
-            {
-                "n": groups.size(),
-                "mean_a": groups["first"].mean(),
-                "mean_b": groups["second"].mean(),
-                "difference": groups["difference"].mean(),
-                "std": groups["difference"].std(),
-            }
-        )
-        parts.append(part.reset_index().assign(measure=measure))
+    sides = pd.concat(
+        [frame.merge(pairs, on=[*keys, "seed"]).assign(side=side) for frame, side in ((a, "a"), (b, "b"))],
+        ignore_index=True,
+    )
+    parts = [_test(sides, measure, keys, margin) for measure in COMPARED]
     table = _judge(pd.concat(parts, ignore_index=True), threshold)
     for name, (_, value) in settings.items():
         table[name] = value
     return Comparison(table.reindex(columns=[column.name for column in COMPARE]), settings, *missing)
 
 
+def _test(sides: pd.DataFrame, measure: str, keys: list[str], margin: float) -> pd.DataFrame:
+    """Each cell's B against its A in one measure; only runs that have it on both sides count."""
+    value = sides[measure].astype(float)
+    rows = sides[np.isfinite(value)]
+    rows = rows[rows.groupby([*keys, "seed"], dropna=False)["side"].transform("nunique") == 2]
+    if MEASURES[measure].group == "posterior":
+        rows = rows[rows["sampler"] == "prior"]
+    cells = build_cells(lay_out(rows, [*keys, "side"], keys), measure)
+    first, second = (np.flatnonzero(cells.keys["side"] == side) for side in "ab")
+    second = second[np.argsort(cells.setting[second])]
+    first = first[np.argsort(cells.setting[first])]
+    test, paired, _ = cells.test(second, first)
+    reach = stats.t.ppf(0.5 + CONFIDENCE / 2, test.df) * test.error
+    centre = to_scale(cells.shown[first], cells.scale)
+    low, high = (
+        from_scale(centre + test.difference + side * reach, cells.scale) - cells.shown[first] for side in (-1, 1)
+    )
+    allowed = compute_margin(cells.shown[first], cells.scale, margin)
+    alike = rows.groupby([*keys, "seed"], dropna=False)[measure].transform("nunique") == 1
+    identical = alike.groupby(rows.groupby(keys, dropna=False, sort=False).ngroup()).all()  # in the order of settings
+    return (
+        cells.keys.loc[second, keys]
+        .reset_index(drop=True)
+        .assign(
+            measure=measure,
+            n=cells.n[second].astype(int),
+            mean_a=cells.shown[first],
+            mean_b=cells.shown[second],
+            difference=cells.shown[second] - cells.shown[first],
+            low=low,
+            high=high,
+            paired=np.where(paired, "yes", "no"),
+            identical=identical.to_numpy(),
+            p=test.p,
+            p_equivalent=compute_p_equivalent(test.difference, test.error, test.df, allowed),
+        )
+    )
+
+
 def _judge(table: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    mean, std, n = (table[name].to_numpy(float) for name in ("difference", "std", "n"))
-    half, p = compute_half_width(std, n), compute_p(mean, std, n)
-    adjusted = adjust_holm(p)
+    identical = table["identical"].to_numpy(bool)
+    p, equivalent = (np.where(identical, np.nan, table[name].to_numpy(float)) for name in ("p", "p_equivalent"))
+    adjusted, inside = adjust_holm(p), adjust_holm(equivalent)
+    difference = table["difference"].to_numpy(float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = mean / np.abs(table["mean_a"].to_numpy(float))
+        relative = difference / np.abs(table["mean_a"].to_numpy(float))
     verdicts, regressions = [], []
-    for measure, difference, spread, p_holm, seeds, share in zip(
-        table["measure"], mean, std, adjusted, n, relative, strict=True
+    for measure, same, change, p_holm, p_inside, seeds, share in zip(
+        table["measure"], identical, difference, adjusted, inside, table["n"], relative, strict=True
     ):
-        identical = difference == 0 and (seeds == 1 or spread == 0)
-        verdicts.append("identical" if identical else judge(measure, difference, p_holm, seeds))
-        worsening = share if measure in LOWER_IS_BETTER else -share if measure in HIGHER_IS_BETTER else 0
+        verdicts.append("identical" if same else judge(measure, change, p_holm, p_inside, seeds))
+        better = MEASURES[measure].better
+        worsening = 0 if better is None else share if better == "lower" else -share
         regressions.append("yes" if worsening > threshold and (seeds == 1 or p_holm < ALPHA) else "no")
-    tested = {"low": mean - half, "high": mean + half, "relative": relative, "p": p, "p_holm": adjusted}
+    tested = {"relative": relative, "p": p, "p_holm": adjusted, "p_equivalent": inside}
     return table.assign(**tested, verdict=verdicts, regression=regressions)
 
 
@@ -206,7 +258,7 @@ def print_comparison(comparison: Comparison, threshold: float) -> None:
     for side, cells in (("A", comparison.only_a), ("B", comparison.only_b)):
         for cell in cells:
             output.print(f"only in {side}: {cell}", markup=False)
-    quiet = table["verdict"].isin(["identical", "not distinguishable"])
+    quiet = table["verdict"].isin(["identical", "equivalent", "undecided"])
     counts = table["verdict"].value_counts()
     output.print("; ".join(f"{n} {verdict}" for verdict, n in counts.items()) + f" of {len(table)} comparisons")
     changed = table[~quiet]

@@ -1,14 +1,20 @@
 """Everything that is computed of a collection, once: what the CSVs, the tables and the report show."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from results.compute.baseline import COMPARISONS, build_comparisons
+from results.compute.across_datasets import ACROSS, build_across
+from results.compute.baseline import BEST, COMPARISONS, build_best, build_comparisons
 from results.compute.claims import CLAIMS_COLUMNS, EVIDENCE, judge_claims
 from results.compute.collapse import COLLAPSE, build_collapse_table
 from results.compute.gap import GAP, build_gap
+from results.compute.looks import Look, apply_looks
+from results.compute.odd_runs import find_odd_runs, list_as_problems
 from results.compute.references import REFERENCES, build_references
+from results.compute.spread import SPREAD, build_spread
+from results.compute.statistics import MARGIN
 from results.compute.summary import CELL, SUMMARY, EpochRule, reported_rows, summarise
 from results.compute.tables import PaperTable, build_tables
 from results.read.collect import Collection
@@ -21,12 +27,18 @@ FILES: dict[str, tuple[list[Column], str]] = {
     "runs": (RUNS, "a run, evaluation and sampler"),
     "summary": (SUMMARY, "a cell (all that changes the numbers, but the seed) at the reported epoch, over its seeds"),
     "comparisons": (COMPARISONS, "a cell, and a measure in which it is compared with the AAE, seed by seed"),
+    "across_datasets": (ACROSS, "a variant, and a measure in which it is compared with the AAE over all data sets"),
+    "best": (BEST, "a cell of prior samples, and the chance that it is the best of its setting"),
     "references": (REFERENCES, "a setting and a reference to read its scores by: noise floors, reconstructions"),
     "claims": (CLAIMS_COLUMNS, "a claim of the paper, and its verdict"),
     "claims_evidence": (EVIDENCE, "a number behind a verdict"),
     "collapse": (COLLAPSE, "a run and evaluation: the posterior's diagnostics"),
     "gap": (GAP, "a cell that was scored under both protocols, paper and clean"),
-    "problems": (PROBLEMS, "a folder that is unfinished, failed or damaged"),
+    "spread": (SPREAD, "a source of spread, and how much of it there is"),
+    "problems": (
+        PROBLEMS,
+        "a folder that is unfinished, failed or damaged, or a run far off its cell's others",
+    ),
     "provenance": (PROVENANCE, "a run: where, when and with what it ran"),
     "protocols": (PROTOCOLS, "a field of a protocol's definition"),
 }
@@ -51,7 +63,9 @@ class Analysis:
         return self.frames["comparisons"]
 
 
-def analyse(collection: Collection, rule: EpochRule = "last") -> Analysis:
+def analyse(
+    collection: Collection, rule: EpochRule = "last", margin: float = MARGIN, looks: Sequence[Look] = ()
+) -> Analysis:
     """All tables of a collection; nothing in them mixes protocols.
 
     Raises: InputError if the rule asks for evaluations that there are not.
@@ -59,30 +73,34 @@ def analyse(collection: Collection, rule: EpochRule = "last") -> Analysis:
     runs = collection.runs
     reported, summary = reported_rows(runs, rule), summarise(runs, rule)
     references = build_references(collection, summary, reported)
-    comparisons = build_comparisons(reported)
-    claims, evidence = _judge(runs, reported, comparisons)
+    comparisons = apply_looks(build_comparisons(reported, margin), looks)
+    odd = list_as_problems(find_odd_runs(reported, margin), collection.paths)
+    claims, evidence = _judge(runs, reported)
     frames = {
         "summary": summary,
         "comparisons": comparisons,
+        "across_datasets": build_across(comparisons),
+        "best": build_best(reported),
         "references": references,
         "claims": claims,
         "claims_evidence": evidence,
         "collapse": build_collapse_table(runs),
         "gap": build_gap(summary),
-        "problems": collection.problems,
+        "spread": build_spread(runs),
+        "problems": pd.concat([collection.problems, odd], ignore_index=True) if len(odd) else collection.problems,
         "provenance": collection.provenance,
         "protocols": _protocols(collection),
     }
     return Analysis(collection, rule, reported, frames, build_tables(summary, reported, references))
 
 
-def _judge(runs: pd.DataFrame, reported: pd.DataFrame, comparisons: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _judge(runs: pd.DataFrame, reported: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The claims, for each way to score by itself."""
     verdicts, evidence = [], []
     ways = reported[CAMPAIGN].drop_duplicates() if len(reported) else pd.DataFrame([["", ""]], columns=CAMPAIGN)
     judged = [*dict.fromkeys([*CELL, "run_id", "seed", "state", "epoch", "sampling_seed", "fid", "sigma_mean"])]
     for way in ways.to_dict(orient="records"):
-        parts = [frame.merge(pd.DataFrame([way])) for frame in (runs[judged], reported, comparisons)]
+        parts = [frame.merge(pd.DataFrame([way])) for frame in (runs[judged], reported)]
         for found, frames in zip(judge_claims(*parts), (verdicts, evidence), strict=True):
             frames.append(found.assign(protocol=way["protocol"], extractor=way["extractor"]))
     return pd.concat(verdicts, ignore_index=True), pd.concat(evidence, ignore_index=True)

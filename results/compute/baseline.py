@@ -1,55 +1,80 @@
-"""Each variant against the AAE of its setting, seed by seed; and which of a column's best ones can be told apart."""
+"""Each variant against the AAE of its setting: better, worse, equivalent or undecided; and which may be the best."""
 
 import json
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
+from harness.measures import MEASURES, select
+from results.compute.cells import Cells, build_cells, lay_out
 from results.compute.statistics import (
     ALPHA,
+    CONFIDENCE,
+    MARGIN,
+    Array,
     adjust_holm,
     compute_effect_size,
-    compute_half_width,
-    compute_p,
+    compute_margin,
+    compute_p_above,
+    compute_p_equivalent,
     compute_seeds_needed,
+    from_scale,
+    to_scale,
 )
 from results.compute.summary import CELL, SETTING, SUMMARY, build_empty
-from results.read.schema import HIGHER_IS_BETTER, LOWER_IS_BETTER, SCORES, Column
+from results.read.schema import Column
 
 BASELINE = "aae"
-COMPARED = ["fid", "fid_infinity", "kid", "inception_score", "inception_score_10", "precision", "recall", "density"]
-COMPARED += ["coverage", "noise_share", "sigma_mean", "reconstruction_l1"]
+COMPARED = [measure.name for measure in select(compared=True)]
+VERDICTS = ["better", "worse", "different", "equivalent", "undecided", "n = 1"]
 
 _CELL_COLUMNS = {column.name: column for column in SUMMARY}
 COMPARISONS = [
     *(_CELL_COLUMNS[name] for name in CELL),
     Column("measure", "string", "what is compared"),
     Column("baseline_options", "string", "options of the AAE compared with"),
-    Column("n", "integer", "pairs: seeds that both finished"),
+    Column("n", "integer", "seeds of the variant; of pairs, seeds that both finished"),
+    Column("n_baseline", "integer", "seeds of the AAE; likewise"),
     Column("mean", "number", "of the variant over these seeds"),
     Column("baseline_mean", "number", "of the AAE over these seeds"),
-    Column("difference", "number", "variant minus AAE, mean over pairs"),
-    Column("difference_low", "number", "lower end of its 95 % t interval; empty for one pair"),
-    Column("difference_high", "number", "upper end of its 95 % t interval; empty for one pair"),
-    Column("p", "number", "two-sided paired t test; empty for one pair"),
+    Column("difference", "number", "variant's mean minus the AAE's"),
+    Column("difference_low", "number", "lower end of its 95 % interval, beside the AAE's mean; empty for one seed"),
+    Column("difference_high", "number", "upper end of its 95 % interval, likewise"),
+    Column("scale", "string", "on which it was judged: log, logit or linear"),
+    Column("ratio", "number", "variant over AAE: of geometric means (log), of odds (logit); empty on the linear scale"),
+    Column("ratio_low", "number", "lower end of its 95 % interval"),
+    Column("ratio_high", "number", "upper end of its 95 % interval"),
+    Column("test", "string", "moderated, welch (nothing to borrow from), or with `paired `: seed by seed"),
+    Column("prior_df", "number", "d0: degrees of freedom that the variances borrowed; 0: none"),
+    Column("prior_deviation", "number", "s0: the common standard deviation over seeds, on the scale"),
+    Column("prior_cells", "integer", "cells that it comes from"),
+    Column("correlation", "number", "of the scores of runs with the same seed, over those cells"),
+    Column("error", "number", "standard error of the difference, on the scale"),
+    Column("df", "number", "degrees of freedom of the t test"),
+    Column("p", "number", "two-sided t test; empty for one seed, or without a spread"),
     Column("p_holm", "number", "adjusted over the family: this measure's comparisons in this setting"),
+    Column("p_equivalent", "number", "that the difference is inside the margin: two one-sided tests, adjusted alike"),
+    Column("level", "number", "at which both are judged: 0.05, or less where looks at the runs spend it"),
     Column("family", "integer", "comparisons in the family that were tested"),
-    Column("effect_size", "number", "Hedges' g of the paired differences"),
-    Column("verdict", "string", "better, worse, different (where neither is better), not distinguishable, or n = 1"),
-    Column("more_seeds", "number", "further seeds to find such a difference with a chance of 0.8 (rough); 0 if found"),
+    Column("effect_size", "number", "Hedges' g, on the scale"),
+    Column("verdict", "string", "better, worse, different (no direction is better), equivalent, undecided, or n = 1"),
+    Column("more_seeds", "number", "further seeds of each to decide it with a chance of 0.8 (rough); 0 if decided"),
+    Column("note", "string", "why there is no p, or what stands out"),
 ]
 
 
-def build_comparisons(reported: pd.DataFrame) -> pd.DataFrame:
+def build_comparisons(reported: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
     """COMPARISONS: every cell against the AAE's in its setting, for each of COMPARED that both have.
 
     Of several AAEs in a setting the one with plain options (the published model) is the baseline; a setting without
     exactly one such has no comparisons.
     """
-    table = compare_paired(reported, find_baselines(reported), COMPARED)
+    table = compare_with(reported, find_baselines(reported), COMPARED, margin)
     # The posterior is the same whatever the codes are drawn from.
-    table = table[(table["sampler"] == "prior") | table["measure"].isin(SCORES)]
+    scores = {measure.name for measure in select("eval")}
+    table = table[(table["sampler"] == "prior") | table["measure"].isin(scores)]
     return table.reindex(columns=[column.name for column in COMPARISONS]).reset_index(drop=True)
 
 
@@ -71,95 +96,221 @@ def _is_plain(options: str) -> bool:
     )
 
 
-def compare_paired(reported: pd.DataFrame, reference: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
-    """Every other cell against its setting's reference cell (one row of CELL per setting), paired by seed."""
-    referred = reported.merge(reference[CELL], on=CELL)
-    pairs = reported.merge(
-        referred[[*SETTING, "seed", "variant", "options", *measures]],
-        on=[*SETTING, "seed"],
-        suffixes=("", "_reference"),
-    )
-    pairs = pairs[(pairs["variant"] != pairs["variant_reference"]) | (pairs["options"] != pairs["options_reference"])]
-    parts = []
+def compare_with(
+    reported: pd.DataFrame,
+    reference: pd.DataFrame,
+    measures: Sequence[str],
+    margin: float = MARGIN,
+    cautious: bool = False,
+) -> pd.DataFrame:
+    """Every other cell against its setting's reference cell (one row of CELL per setting): COMPARISONS.
+
+    Args: cautious: for tests that stand alone, as claims' do (see Prior.squeeze).
+    """
+    parts, layout = [], lay_out(reported)
+    referred = layout.keys.reset_index().merge(reference[CELL], on=CELL)["index"].to_numpy()
+    settings = layout.setting[layout.first]
+    of_setting = np.full(len(settings) + 1, -1)  # the reference cell of each setting
+    of_setting[settings[referred]] = referred
     for measure in measures:
-        # A score that is not finite leaves its pair out: n says so.
-        measured = pairs[np.isfinite(pairs[measure].astype(float) - pairs[f"{measure}_reference"].astype(float))]
-        if measured.empty:
-            continue
-        measured = measured.assign(
-            difference=measured[measure].astype(float) - measured[f"{measure}_reference"],
-            own=measured[measure].astype(float),
-            other=measured[f"{measure}_reference"].astype(float),
-        )
-        groups = measured.groupby(CELL, dropna=False, sort=False)
-        part = pd.DataFrame(
-            {
-                "baseline_options": groups["options_reference"].first(),
-                "n": groups.size(),
-                "mean": groups["own"].mean(),
-                "baseline_mean": groups["other"].mean(),
-                "difference": groups["difference"].mean(),
-                "std": groups["difference"].std(),
-            }
-        ).reset_index()
-        parts.append(part.assign(measure=measure))
+        cells = build_cells(layout, measure)
+        other = of_setting[settings]
+        own = np.flatnonzero((other >= 0) & (other != np.arange(len(other))))
+        own = own[(cells.n[own] > 0) & (cells.n[other[own]] > 0)]
+        if len(own):
+            parts.append(_compare(cells, own, other[own], margin, cautious))
     if not parts:
-        return build_empty(COMPARISONS).assign(std=np.nan)
-    return _test(pd.concat(parts, ignore_index=True))
+        return build_empty(COMPARISONS)
+    return pd.concat(parts, ignore_index=True)
 
 
-def _test(table: pd.DataFrame) -> pd.DataFrame:
-    mean, std, n = (table[name].to_numpy(float) for name in ("difference", "std", "n"))
-    half = compute_half_width(std, n)
-    p = compute_p(mean, std, n)
-    adjusted, family = np.full(len(p), np.nan), np.zeros(len(p), int)
-    for members in table.groupby([*SETTING, "measure"], dropna=False).indices.values():
-        adjusted[members] = adjust_holm(p[members])
-        family[members] = np.count_nonzero(~np.isnan(p[members]))
-    needed = compute_seeds_needed(mean, std, n, ALPHA / np.maximum(family, 1))
-    return table.assign(
-        difference_low=mean - half,
-        difference_high=mean + half,
-        p=p,
-        p_holm=adjusted,
-        family=family,
-        effect_size=compute_effect_size(mean, std, n),
-        verdict=[judge(measure, *values) for measure, *values in zip(table["measure"], mean, adjusted, n, strict=True)],
-        more_seeds=np.where(adjusted < ALPHA, 0.0, np.maximum(needed - n, 0)),
+def _compare(cells: Cells, own: Array, other: Array, margin: float, cautious: bool) -> pd.DataFrame:
+    test, paired, n = cells.test(own, other, cautious)
+    families = cells.setting[own]
+    reach = stats.t.ppf(0.5 + CONFIDENCE / 2, test.df) * test.error
+    low, high = test.difference - reach, test.difference + reach
+    allowed = compute_margin(cells.shown[other], cells.scale, margin)
+    p = test.p
+    equivalent = compute_p_equivalent(test.difference, test.error, test.df, allowed)
+    adjusted, adjusted_equivalent, family = (np.full(len(p), np.nan) for _ in range(3))
+    for members in _by_size(families):
+        adjusted[members], adjusted_equivalent[members] = adjust_holm(p[members]), adjust_holm(equivalent[members])
+        family[members] = np.count_nonzero(~np.isnan(p[members]), axis=1, keepdims=True)
+    level = np.full(len(p), ALPHA)
+    borrowed = np.minimum(cells.worth[own], cells.worth[other])
+    decided = (adjusted < level) | (adjusted_equivalent < level)
+    ratio = [
+        np.exp(part) if cells.scale != "linear" else np.full(len(p), np.nan) for part in (test.difference, low, high)
+    ]
+    names = np.where(borrowed > 0, "moderated", "welch").astype(object)
+    verdicts = [
+        judge(cells.measure, *values)
+        for values in zip(test.difference, adjusted, adjusted_equivalent, n, level, strict=True)
+    ]
+    centre = to_scale(cells.shown[other], cells.scale)
+    return (
+        cells.keys.loc[own]
+        .reset_index(drop=True)
+        .assign(
+            measure=cells.measure,
+            baseline_options=cells.keys["options"].to_numpy()[other],
+            n=np.where(paired, n, cells.n[own]),
+            n_baseline=np.where(paired, n, cells.n[other]),
+            mean=cells.shown[own],
+            baseline_mean=cells.shown[other],
+            difference=cells.shown[own] - cells.shown[other],
+            difference_low=from_scale(centre + low, cells.scale) - cells.shown[other],
+            difference_high=from_scale(centre + high, cells.scale) - cells.shown[other],
+            scale=cells.scale,
+            ratio=ratio[0],
+            ratio_low=ratio[1],
+            ratio_high=ratio[2],
+            test=np.where(paired, "paired " + names, names),
+            prior_df=borrowed,
+            prior_deviation=np.where(borrowed > 0, np.sqrt(cells.common[own]), np.nan),
+            prior_cells=cells.lenders[own],
+            correlation=cells.of_pool("correlation")[own],
+            error=test.error,
+            df=test.df,
+            p=p,
+            p_holm=adjusted,
+            p_equivalent=adjusted_equivalent,
+            level=level,
+            family=family,
+            effect_size=compute_effect_size(
+                test.difference, np.sqrt((cells.variance[own] + cells.variance[other]) / 2), test.df
+            ),
+            verdict=verdicts,
+            more_seeds=_count_missing(cells, own, other, test.error, n, allowed, level, family, ~decided),
+            note=_note(cells, own, other),
+        )
     )
 
 
-def judge(measure: str, difference: float, p: float, n: float) -> str:
-    """What a tested difference says."""
+def _count_missing(
+    cells: Cells,
+    own: Array,
+    other: Array,
+    error: Array,
+    n: Array,
+    allowed: Array,
+    level: Array,
+    family: Array,
+    open_: Array,
+) -> Array:
+    """The seeds that are missing for a finding, or for equivalence where that is nearer; 0 where it is not open."""
+    missing = np.zeros(len(own))
+    own, other, error, n, allowed, level, family = (
+        values[open_] for values in (own, other, error, n, allowed, level, family)
+    )
+    difference = np.abs(cells.mean[own] - cells.mean[other])
+    borrowed = np.minimum(cells.worth[own], cells.worth[other])
+    variance, sides = error**2 * n, np.where(borrowed > 0, 1.0, 2.0)
+    alpha = level / np.maximum(family, 1)
+    found = compute_seeds_needed(difference, variance, borrowed, sides, alpha)
+    room = np.maximum(allowed - difference, 0.0)
+    equal = compute_seeds_needed(room, variance, borrowed, sides, 2 * alpha)
+    missing[open_] = np.maximum(np.fmin(found, equal) - n, 0)
+    return missing
+
+
+def _by_size(groups: Array) -> list[Array]:
+    """The places of each group's members as rows of matrices, one for each size of groups."""
+    order = np.argsort(groups, kind="stable")
+    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    return [order[starts[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes)]
+
+
+def _note(cells: Cells, own: Array, other: Array) -> list[str]:
+    """Why cells say nothing."""
+    flat, notes = cells.flat, [""] * len(own)
+    for number in np.flatnonzero(flat[own] | flat[other]):
+        silent = [cell for cell in (own[number], other[number]) if flat[cell]]
+        names = " and ".join(str(cells.keys["variant"].iloc[cell]) for cell in silent)
+        bound = cells.scale == "logit" and all(cells.shown[cell] in (0.0, 1.0) for cell in silent)
+        why = "every seed is at the measure's bound" if bound else "equal to the last digit, likely copies of one run"
+        notes[number] = f"no spread in {names}: {why}"
+    return notes
+
+
+def judge(measure: str, difference: float, p: float, p_equivalent: float, n: float, level: float = ALPHA) -> str:
+    """What a tested difference says; a difference that is found counts also where it is inside the margin."""
     if n < 2:
         return "n = 1"
-    if not p < ALPHA:
-        return "not distinguishable"
-    if measure in LOWER_IS_BETTER | HIGHER_IS_BETTER:
-        return "better" if (difference < 0) == (measure in LOWER_IS_BETTER) else "worse"
-    return "different"
+    if p < level:
+        better = MEASURES[measure].better
+        if better is None:
+            return "different"
+        return "better" if (difference < 0) == (better == "lower") else "worse"
+    return "equivalent" if p_equivalent < level else "undecided"
 
 
 def mark_best(reported: pd.DataFrame, summary: pd.DataFrame, measure: str) -> pd.Series:
-    """For each row of the summary: `best` if it is distinguishable from every other of its setting; where it is not,
-    `among the best` for it and those that it cannot be told from; else nothing. One seed marks nothing.
+    """For each row of the summary: `best` if no other of its setting may be the best one; where several may, `among the
+    best` for each of them; else nothing. The marked ones hold the true best with 95 %. One seed marks nothing.
     """
-    marks = pd.Series("", index=summary.index)
-    means = summary[f"{measure}_mean"]
-    candidates = summary[means.notna() & (summary["n"] >= 2)]
-    if candidates.empty:
-        return marks
-    ordered = candidates.sort_values(f"{measure}_mean", ascending=measure in LOWER_IS_BETTER, kind="stable")
-    best = ordered.drop_duplicates(SETTING)
-    rivals = compare_paired(reported, best, [measure])
-    if rivals.empty:
-        return marks
-    rivals = rivals[~(rivals["p_holm"] < ALPHA) & (rivals["n"] >= 1)]
-    crowded = rivals[SETTING].drop_duplicates()
-    contested = candidates.reset_index().merge(crowded, on=SETTING)["index"]
-    equal = candidates.reset_index().merge(rivals[CELL], on=CELL)["index"]
-    compared = candidates.groupby(SETTING, dropna=False)["n"].transform("size") > 1
-    marks[[row for row in best.index if compared[row]]] = "best"
-    marks[[row for row in best.index if row in set(contested)]] = "among the best"
-    marks[list(equal)] = "among the best"
-    return marks
+    best = find_best(reported, measure)
+    keyed = summary[CELL].reset_index().merge(best, on=CELL, how="left").set_index("index")
+    marks = keyed["mark"].fillna("").reindex(summary.index)
+    return marks.where(summary[f"{measure}_mean"].notna(), "")  # NaN in some seed is no best
+
+
+BEST = [
+    *(_CELL_COLUMNS[name] for name in CELL),
+    Column("measure", "string", "in which it may be the best of its setting"),
+    Column("n", "integer", "seeds"),
+    Column("mean", "number", "over these seeds"),
+    Column("probability", "number", "that it is the best, from the t distributions of the cells' means"),
+    Column("mark", "string", "best, or among the best: the marked ones hold the best with 95 %; empty: it is not"),
+]
+
+
+def build_best(reported: pd.DataFrame) -> pd.DataFrame:
+    """BEST: for FID and the Inception Score, of prior samples."""
+    prior = reported[reported["sampler"] == "prior"]
+    parts = [find_best(prior, measure) for measure in ("fid", "inception_score")]
+    return pd.concat(parts, ignore_index=True)[[column.name for column in BEST]]
+
+
+def find_best(reported: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """BEST for the cells with two seeds or more of settings that have two such cells (Hsu 1984).
+
+    A cell is ruled out if another is better in a one-sided test against it, at 5 % over all the others of its setting.
+    The true best is ruled out with a chance of at most 5 %, whichever of them it is.
+    """
+    cells = build_cells(lay_out(reported), measure)
+    sign = -1.0 if MEASURES[measure].better == "higher" else 1.0
+    able = pd.DataFrame({"cell": np.flatnonzero(cells.n >= 2)})
+    able["setting"] = cells.setting[able["cell"]]
+    both = able.merge(able, on="setting", suffixes=("", "_rival"))
+    both = both[both["cell"] != both["cell_rival"]].reset_index(drop=True)
+    own, rival = both["cell"].to_numpy(int), both["cell_rival"].to_numpy(int)
+    test, _, _ = cells.test(own, rival)
+    both["p"] = compute_p_above(sign * test.difference, test.error, test.df)
+    rivals = both.groupby("cell")
+    least = (rivals["p"].min() * rivals.size()).rename("p")
+    found = cells.keys.assign(measure=measure, n=cells.n, mean=cells.shown, probability=np.nan, mark="")
+    candidates = least.index[~(least < ALPHA)]
+    number = pd.Series(cells.setting[candidates]).map(pd.Series(cells.setting[candidates]).value_counts()).to_numpy()
+    found.loc[candidates, "mark"] = np.where(number > 1, "among the best", "best")
+    probability = np.full(len(found), np.nan)
+    for members in _by_size(able["setting"].to_numpy()):
+        own = able["cell"].to_numpy()[members]
+        if own.shape[1] > 1:
+            error = np.sqrt(cells.variance[own] / cells.n[own])
+            probability[own] = _share_of_best(sign * cells.mean[own], error, cells.df[own])
+    found["probability"] = probability
+    return found
+
+
+def _share_of_best(mean: Array, error: Array, df: Array, points: int = 50) -> Array:
+    """The probability of each (..., C) to be the lowest, by quadrature over its own quantiles."""
+    quantiles = (np.arange(points) + 0.5) / points
+    flat = ~(error > 0) | ~(df > 0)
+    error, df = np.where(flat, 1e-12, error), np.where(flat, 1.0, df)
+    at = mean[..., None] + error[..., None] * stats.t.ppf(quantiles, df[..., None])  # (..., C, points)
+    centre, width, freedom = (values[..., None, None, :] for values in (mean, error, df))
+    above = stats.t.sf((at[..., None] - centre) / width, freedom)  # (..., C, points, C)
+    itself = np.eye(mean.shape[-1], dtype=bool)[:, None, :]
+    share = np.where(itself, 1.0, above).prod(axis=-1).mean(axis=-1)
+    return share / share.sum(axis=-1, keepdims=True)

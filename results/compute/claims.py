@@ -1,17 +1,21 @@
-"""The paper's claims C1 to C7, each a rule over the data: supported, refuted, not distinguishable, not enough data.
+"""The paper's claims C1 to C7, each a rule over the data: supported, refuted, undecided, not enough data.
 
-The paper trained each cell once. A rule here needs two seeds at least, and calls a difference one only if the paired t
-test, Holm-adjusted over its family, says so (baseline.py). Every rule looks at prior samples of finished runs at the
-reported epoch, in one setting per data set and size: of those with the paper's networks and training, where there are
-any, that with the most epochs, then the most seeds.
+The paper trained each cell once. A rule here needs two seeds at least, and its chance of a false "supported" and of a
+false "refuted" is 5 % at most wherever the truth lies, for the claim as a whole: its tests are one-sided, planned
+before the data, and adjusted for how many of them must hold (docs/calibration.md shows it by simulation). Every rule
+looks at prior samples of finished runs at the reported epoch, in one setting per data set and size: of those with the
+paper's networks and training, where there are any, that with the most epochs, then the most seeds.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
+import numpy as np
 import pandas as pd
 
+from results.compute.baseline import compare_with, find_baselines
 from results.compute.findings import (
     COLLAPSED,
     EVERYWHERE,
@@ -20,7 +24,6 @@ from results.compute.findings import (
     TURN,
     Data,
     Evidence,
-    Finding,
     find_collapse,
     find_exceptions,
     find_flattening,
@@ -28,17 +31,21 @@ from results.compute.findings import (
     find_help,
     find_most_help,
 )
+from results.compute.statistics import ALPHA, MARGIN, adjust_partial
 from results.compute.summary import SETTING, primary_rows
 from results.read.labels import LABEL_COLUMNS, label_settings
 from results.read.schema import Column
 
-Verdict = Literal["supported", "refuted", "not distinguishable", "not enough data"]
+Verdict = Literal["supported", "refuted", "undecided", "not enough data"]
 
 CLAIMS_COLUMNS = [
     Column("claim", "string", "C1 to C7"),
     Column("statement", "string", "what the paper says"),
     Column("rule", "string", "what decides here"),
-    Column("verdict", "string", "supported, refuted, not distinguishable, or not enough data"),
+    Column("verdict", "string", "supported, refuted, undecided, or not enough data"),
+    Column("errors", "string", "its chances of a false verdict, and why they are held"),
+    Column("p_supported", "number", "that the claim is true: below 0.05 it is supported; empty without enough data"),
+    Column("p_refuted", "number", "that it is false: below 0.05 it is refuted"),
     Column("evidence", "string", "the numbers behind it, from claims_evidence.csv"),
     Column("protocol", "string", "the protocol that it was judged under; each is judged by itself"),
     Column("extractor", "string", "the extractor, likewise"),
@@ -57,7 +64,9 @@ EVIDENCE = [
     Column("low", "number", "lower end of the 95 % interval"),
     Column("high", "number", "upper end of the 95 % interval"),
     Column("p_holm", "number", "where a difference was tested"),
-    Column("finding", "string", "for, against, open (indistinguishable) or missing (not enough data)"),
+    Column("p_for", "number", "one-sided, of being for the claim, by itself"),
+    Column("p_against", "number", "one-sided, of being against it"),
+    Column("finding", "string", "for or against (at 0.05, by itself), open, or missing (not enough data)"),
     Column("text", "string", "the same in words"),
     Column("protocol", "string", "the protocol that it was judged under; each is judged by itself"),
     Column("extractor", "string", "the extractor, likewise"),
@@ -65,28 +74,35 @@ EVIDENCE = [
 
 
 @dataclass(frozen=True)
+class Decision:
+    """A verdict, with the p of the claim being true (for "supported") and false (for "refuted")."""
+
+    verdict: Verdict
+    p_supported: float = np.nan
+    p_refuted: float = np.nan
+
+
+@dataclass(frozen=True)
 class Claim:
-    """`find` yields the evidence; `combine` makes a verdict of its findings."""
+    """`find` yields the evidence; `combine` makes a verdict of it; `errors` says why its error rates are held."""
 
     name: str
     statement: str
     rule: str
+    errors: str
     find: Callable[[Data], Evidence]
-    combine: Callable[[Sequence[Finding]], Verdict]
+    combine: Callable[[Evidence], Decision]
 
 
-def judge_claims(
-    runs: pd.DataFrame, reported: pd.DataFrame, comparisons: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def judge_claims(runs: pd.DataFrame, reported: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """CLAIMS_COLUMNS and EVIDENCE: the verdicts, and a row for each number behind them."""
-    data = _choose_settings(runs, reported, comparisons)
+    data = _choose_settings(runs, reported)
     verdicts, evidence = [], []
     for claim in CLAIMS:
         found = [{"claim": claim.name, **row} for row in claim.find(data)]
-        findings: list[Finding] = [cast("Finding", row["finding"]) for row in found]
         text = "; ".join(str(row["text"]) for row in found) or "no run that it could be judged by"
-        values = (claim.name, claim.statement, claim.rule, claim.combine(findings), text)
-        verdicts.append(dict(zip(("claim", "statement", "rule", "verdict", "evidence"), values, strict=True)))
+        said = {"claim": claim.name, "statement": claim.statement, "rule": claim.rule, "errors": claim.errors}
+        verdicts.append({**said, **asdict(claim.combine(found)), "evidence": text})
         evidence += found
     return (
         pd.DataFrame(verdicts, columns=[column.name for column in CLAIMS_COLUMNS]),
@@ -94,62 +110,89 @@ def judge_claims(
     )
 
 
-def _choose_settings(runs: pd.DataFrame, reported: pd.DataFrame, comparisons: pd.DataFrame) -> Data:
+def _choose_settings(runs: pd.DataFrame, reported: pd.DataFrame) -> Data:
     prior = reported[reported["sampler"] == "prior"]
     sizes = prior.groupby(SETTING, dropna=False, sort=False).size().rename("runs").reset_index()
     sizes["papers"] = [not label for label in label_settings(sizes)]
     ordered = sizes.sort_values(["papers", "epochs", "runs"], ascending=False, kind="stable")
     main = ordered.drop_duplicates(["dataset", "image_size"])[SETTING]
     done = primary_rows(runs[runs["state"] == "done"])
-    return Data(done.merge(main, on=SETTING), prior.merge(main, on=SETTING), comparisons.merge(main, on=SETTING))
+    chosen = prior.merge(main, on=SETTING)
+    comparisons = compare_with(chosen, find_baselines(chosen), ["fid"], cautious=True)
+    return Data(done.merge(main, on=SETTING), chosen, comparisons)
 
 
-# How findings become a verdict.
+# How evidence becomes a verdict: p values of "supported" and of "refuted" for the claim as a whole, each valid at the
+# border of its truth however the data sets depend on each other (partial conjunctions, Benjamini & Heller 2008).
 
 
-def every(findings: Sequence[Finding]) -> Verdict:
-    """One counterexample refutes; all must be for it to be supported."""
-    decided = [finding for finding in findings if finding != "missing"]
-    if not decided:
-        return "not enough data"
-    if "against" in decided:
-        return "refuted"
-    return "supported" if set(decided) == {"for"} else "not distinguishable"
+def every(evidence: Evidence) -> Decision:
+    """All must be for it to be supported, each at 5 %; one counterexample refutes, at 5 % over all of them."""
+    p_for, p_against = _tested(evidence)
+    return _decide(adjust_partial(p_for, len(p_for)), adjust_partial(p_against, 1), len(p_for) > 0)
 
 
-def most(findings: Sequence[Finding]) -> Verdict:
+def most(evidence: Evidence) -> Decision:
     """More than half for, or more than half against."""
-    decided = [finding for finding in findings if finding != "missing"]
-    if not decided:
-        return "not enough data"
-    if 2 * decided.count("for") > len(decided):
-        return "supported"
-    return "refuted" if 2 * decided.count("against") > len(decided) else "not distinguishable"
+    p_for, p_against = _tested(evidence)
+    half = len(p_for) // 2 + 1
+    return _decide(adjust_partial(p_for, half), adjust_partial(p_against, half), len(p_for) > 0)
 
 
-def complete(findings: Sequence[Finding]) -> Verdict:
+def complete(evidence: Evidence) -> Decision:
     """As `every`, and nothing may be missing unless it is refuted already."""
-    if "missing" in findings and "against" not in findings:
-        return "not enough data"
-    return every(findings)
+    decision = every(evidence)
+    if decision.verdict != "refuted" and any(row["finding"] == "missing" for row in evidence):
+        return Decision("not enough data")
+    return decision
 
 
-def nearly_all(findings: Sequence[Finding]) -> Verdict:
+def nearly_all(evidence: Evidence) -> Decision:
     """At least NEARLY of the comparisons for; refuted if more than the rest are against. Two variants a setting."""
-    decided = [finding for finding in findings if finding != "missing"]
-    if len(decided) < 2 * EVERYWHERE:
-        return "not enough data"
-    if decided.count("for") >= NEARLY * len(decided):
-        return "supported"
-    return "refuted" if decided.count("against") > (1 - NEARLY) * len(decided) else "not distinguishable"
+    p_for, p_against = _tested(evidence)
+    needed = math.ceil(NEARLY * len(p_for))
+    enough = len(p_for) >= 2 * EVERYWHERE
+    return _decide(adjust_partial(p_for, needed), adjust_partial(p_against, len(p_for) - needed + 1), enough)
 
 
+def each_somewhere(evidence: Evidence) -> Decision:
+    """For every variant one finding for, at 5 % over its settings. One variant with all against refutes, at 5 % over
+    the variants.
+    """
+    missing = {row["variant"] for row in evidence if row["finding"] == "missing"}
+    variants = {row["variant"] for row in evidence} - missing
+    own = {variant: _tested([row for row in evidence if row["variant"] == variant]) for variant in variants}
+    somewhere = max((adjust_partial(p_for, 1) for p_for, _ in own.values()), default=1.0)
+    everywhere = adjust_partial([adjust_partial(p_against, len(p_against)) for _, p_against in own.values()], 1)
+    decision = _decide(somewhere, everywhere, bool(own))
+    return Decision("not enough data") if missing and decision.verdict != "refuted" else decision
+
+
+def _tested(evidence: Evidence) -> tuple[list[float], list[float]]:
+    rows = [row for row in evidence if row["finding"] != "missing"]
+    return [cast("float", row["p_for"]) for row in rows], [cast("float", row["p_against"]) for row in rows]
+
+
+def _decide(p_supported: float, p_refuted: float, enough: bool) -> Decision:
+    if not enough:
+        return Decision("not enough data")
+    verdict: Verdict = "refuted" if p_refuted < ALPHA else "supported" if p_supported < ALPHA else "undecided"
+    return Decision(verdict, p_supported, p_refuted)
+
+
+ONE = "False verdicts: 5 % at most, a one-sided test each way."
+ALL = (
+    "False support: 5 % at most, since all must hold and each is tested at 5 %. False refutation: 5 % at most, since "
+    "the counterexamples are adjusted for their number."
+)
+SOME = "False verdicts: 5 % at most each way: that so many hold is tested at once (partial conjunction)."
 CLAIMS = [
     Claim(
         "C1",
         "sigma converges to 0 in the AAE: the encoder becomes deterministic",
-        f"Per data set, the 95 % interval of the AAE's noise share at the end lies below {COLLAPSED} (for) or above it "
-        f"(against, if it trained for {TURN} epochs or more). One data set against refutes; all for support.",
+        f"Per data set: the AAE's noise share at the end is below {COLLAPSED} (for) or above it (against, if it "
+        f"trained for {TURN} epochs or more). One data set against refutes; all for support.",
+        ALL,
         find_collapse,
         every,
     ),
@@ -157,7 +200,8 @@ CLAIMS = [
         "C2",
         f"FID falls fast until about epoch {TURN}, then flattens or rises",
         f"Per variant and data set trained for {2 * TURN} epochs or more: FID's mean fall an epoch after epoch {TURN}, "
-        f"over that before, lies below {FLAT} (for) or above (against) with its 95 % interval. More than half decide.",
+        f"over that before, is below {FLAT} (for) or above (against). More than half decide.",
+        SOME,
         find_flattening,
         most,
     ),
@@ -165,14 +209,17 @@ CLAIMS = [
         "C3",
         "KLD-loss helps on CIFAR-10",
         "kld_loss has a lower FID than the AAE on cifar10 (for), or a higher one (against).",
+        ONE,
         find_help("kld_loss", "cifar10"),
         every,
     ),
     Claim(
         "C4",
         "n-iter helps most on MNIST and Fashion-MNIST",
-        "On both, n_iter has a lower FID than the AAE (for), or a higher one, or another of the paper's variants has a "
-        "lower FID than n_iter (against). One finding against refutes; all for support.",
+        "On both, n_iter has a lower FID than the AAE, and no other of the paper's variants has one that is lower than "
+        f"n_iter's by {MARGIN:.0%} or more (for); or n_iter has a higher one than the AAE, or another variant a lower "
+        "one than n_iter (against). One finding against refutes; all for support.",
+        ALL,
         find_most_help,
         complete,
     ),
@@ -180,6 +227,7 @@ CLAIMS = [
         "C5",
         "latent-mapping helps on EMNIST",
         "latent_mapping has a lower FID than the AAE on emnist (for), or a higher one (against).",
+        ONE,
         find_help("latent_mapping", "emnist"),
         every,
     ),
@@ -188,6 +236,7 @@ CLAIMS = [
         "feature and equal-linear hurt FID nearly everywhere",
         f"Over {EVERYWHERE} data settings or more: their FID is higher than the AAE's (for) in at least {NEARLY:.0%} "
         f"of the comparisons; lower (against) in more than {1 - NEARLY:.0%} refutes.",
+        SOME,
         find_harm,
         nearly_all,
     ),
@@ -196,7 +245,9 @@ CLAIMS = [
         "no variant is better on every data set",
         f"Over {EVERYWHERE} data settings or more: each of the five has a higher FID than the AAE in some setting "
         "(for); one that has a lower FID in all of them refutes.",
+        "False support: 5 % at most, each variant at 5 % over its settings. False refutation: 5 % at most, over the "
+        "variants, each of which must be better in every setting.",
         find_exceptions,
-        complete,
+        each_somewhere,
     ),
 ]

@@ -1,4 +1,4 @@
-"""What the claims' rules find in the data: rows of numbers, each with a finding for or against."""
+"""What the claims' rules find in the data: rows of numbers, each with the one-sided p of being for and against."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,9 +6,12 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from scipy import special, stats
 
-from results.compute.baseline import BASELINE, compare_paired
-from results.compute.statistics import ALPHA, compute_half_width
+from results.compute.baseline import BASELINE, compare_with
+from results.compute.cells import build_cells, lay_out
+from results.compute.moderated import estimate_prior
+from results.compute.statistics import ALPHA, CONFIDENCE, MARGIN, compute_p_above, from_scale
 from results.compute.summary import CELL, SETTING
 from results.read.labels import NEUTRAL, name_place
 
@@ -24,74 +27,100 @@ NEARLY = 0.8  # of the comparisons: nearly everywhere
 
 @dataclass(frozen=True)
 class Data:
-    """What rules look at, of the main settings' prior samples: `runs` of all epochs, `reported` and `comparisons`."""
+    """What rules see, of the main settings' prior samples: `runs` at all epochs, `reported`, FID's `comparisons`."""
 
     runs: pd.DataFrame
     reported: pd.DataFrame
     comparisons: pd.DataFrame
 
 
-def _row(where: pd.Series, variant: str, quantity: str, finding: Finding, text: str, **numbers: object) -> dict:
+def _row(where: pd.Series, variant: str, quantity: str, text: str, p: tuple[float, float], **numbers: object) -> dict:
+    """A row of evidence. `p`: one-sided, of being for and against; NaN (not tested) is neither."""
     place = {name: where[name] for name in ("dataset", "image_size", "epochs", *NEUTRAL, "protocol_id")}
+    p_for, p_against = (1.0 if np.isnan(value) else float(value) for value in p)
+    finding: Finding = "for" if p_for < ALPHA else "against" if p_against < ALPHA else "open"
     return {
         **place,
         "variant": variant,
         "quantity": quantity,
         "finding": finding,
+        "p_for": p_for,
+        "p_against": p_against,
         "text": f"{name_place(where)}: {text}",
     } | numbers
 
 
-def _interval(values: pd.Series) -> tuple[int, float, float, float]:
-    numbers = values.dropna().to_numpy(float)
-    half = float(compute_half_width(numbers.std(ddof=1), np.asarray(len(numbers)))) if len(numbers) > 1 else np.nan
-    mean = float(numbers.mean()) if len(numbers) else np.nan
-    return len(numbers), mean, mean - half, mean + half
+def _missing(where: pd.Series, variant: str, quantity: str, text: str, n: float = 0) -> dict:
+    """A row of evidence that there is too little of."""
+    row = _row(where, variant, quantity, text, (np.nan, np.nan), n=n)
+    return row | {"finding": "missing", "p_for": np.nan, "p_against": np.nan}
+
+
+def _reach(df: float, error: float) -> float:
+    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, df) * error)
 
 
 def find_collapse(data: Data) -> Evidence:
     """C1: is the AAE's noise share below 5 % at the end?"""
     found = []
     plain = data.comparisons["baseline_options"].unique()
-    ends = data.reported[data.reported["variant"] == BASELINE]
-    ends = ends[ends["options"].isin(plain)] if len(plain) else ends
-    for _, rows in ends.groupby(CELL, dropna=False, sort=False):
-        n, mean, low, high = _interval(rows["noise_share"])
-        epochs = int(rows["epochs"].iloc[0])
+    cells = build_cells(lay_out(data.reported), "noise_share")
+    for number in range(len(cells.n)):
+        keys = cells.keys.iloc[number]
+        if cells.n[number] == 0 or keys["variant"] != BASELINE or (len(plain) and keys["options"] not in plain):
+            continue
+        rows = data.reported.merge(keys.to_frame().T.astype(cells.keys.dtypes.to_dict()), on=CELL)
+        n, epochs = int(cells.n[number]), int(keys["epochs"])
         first = data.runs[data.runs["run_id"].isin(rows["run_id"]) & (data.runs["sampler"] == "prior")]
         start = first.loc[first["epoch"] == 0, "sigma_mean"].mean()
-        finding: Finding = "open"
+        text = f"mean sigma {start:.3f} before and {rows['sigma_mean'].mean():.3f} after {epochs} epochs, noise share "
+        mean = float(cells.shown[number])
         if n < 2:
-            finding = "missing"
-        elif high < COLLAPSED:
-            finding = "for"
-        elif low > COLLAPSED:
-            finding = "against" if epochs >= TURN else "open"  # what has not converged cannot show its limit
-        text = (
-            f"mean sigma {start:.3f} before and {rows['sigma_mean'].mean():.3f} after {epochs} epochs, noise share "
-            f"{mean:.3f} [{low:.3f}, {high:.3f}], n = {n}"
-        )
+            found.append(_missing(keys, BASELINE, "noise_share at the end", f"{text}{mean:.3f}, n = {n}", n))
+            continue
+        error = float(np.sqrt(cells.least(cautious=True)[number] / n)) if cells.own[number] > 0 else np.nan
+        reach = _reach(cells.df[number], error)
+        low, high = (float(from_scale(cells.mean[number] + side * reach, cells.scale)) for side in (-1, 1))
+        above = _above(cells.mean[number], error, cells.df[number], float(special.logit(COLLAPSED)))
+        # What has not converged cannot show that its limit is not 0.
+        p = (1 - above, above if epochs >= TURN else np.nan)
+        text += f"{mean:.3f} [{low:.3f}, {high:.3f}], n = {n}"
         numbers = {"n": n, "estimate": mean, "low": low, "high": high}
-        found.append(_row(rows.iloc[0], BASELINE, "noise_share at the end", finding, text, **numbers))
+        found.append(_row(keys, BASELINE, "noise_share at the end", text, p, **numbers))
     return found
+
+
+def _above(mean: float, error: float, df: float, bound: float) -> float:
+    return float(compute_p_above(np.asarray(mean), np.asarray(error), np.asarray(df), bound))
 
 
 def find_flattening(data: Data) -> Evidence:
     """C2: the pace of FID's fall after epoch 20 over that before."""
-    found = []
+    found, quantity = [], "pace after epoch 20 / before"
     prior = data.runs[(data.runs["sampler"] == "prior") & data.runs["fid"].notna()]
-    runs = _measure_paces(prior)
-    for _, cell in runs.groupby(CELL, dropna=False, sort=False):
-        n, mean, low, high = _interval(cell["pace"])
+    cells = [cell for _, cell in _measure_paces(prior).groupby(CELL, dropna=False, sort=False)]
+    if not cells:
+        return []
+    paces = [cell["pace"].dropna().to_numpy(float) for cell in cells]
+    n = np.array([len(values) for values in paces], float)
+    finite = np.array([np.isfinite(values).all() for values in paces], bool)
+    own = np.array([v.var(ddof=1) if len(v) > 1 and known else np.nan for v, known in zip(paces, finite, strict=True)])
+    shared = estimate_prior(np.nan_to_num(own), np.where(finite, np.maximum(n - 1, 0), 0))
+    variance, df = shared.squeeze(own, np.maximum(n - 1, 0), cautious=True)
+    for cell, values, seeds, spread, freedom, squeezed in zip(cells, paces, n, own, df, variance, strict=True):
         where, variant = cell.iloc[0], str(cell["variant"].iloc[0])
-        if n < 2:
+        if seeds < 2:
             text = f"{variant}: {where['epochs']} epochs, {cell['run_id'].nunique()} seeds (of {2 * TURN} and 2 needed)"
-            found.append(_row(where, variant, "pace after epoch 20 / before", "missing", text, n=n))
+            found.append(_missing(where, variant, quantity, text, seeds))
             continue
-        finding: Finding = "for" if high < FLAT else "against" if low > FLAT else "open"
-        text = f"{variant}: FID's pace after epoch {TURN} is {mean:.2f} [{low:.2f}, {high:.2f}] of that before, n = {n}"
-        numbers = {"n": n, "estimate": mean, "low": low, "high": high}
-        found.append(_row(where, variant, "pace after epoch 20 / before", finding, text, **numbers))
+        mean = float(values.mean())
+        error = float(np.sqrt(squeezed / seeds)) if spread > 0 else np.nan
+        reach = _reach(freedom, error)
+        above = _above(mean, error, freedom, FLAT)
+        text = f"{variant}: FID's pace after epoch {TURN} is {mean:.2f} [{mean - reach:.2f}, {mean + reach:.2f}] of "
+        text += f"that before, n = {int(seeds)}"
+        numbers = {"n": seeds, "estimate": mean, "low": mean - reach, "high": mean + reach}
+        found.append(_row(where, variant, quantity, text, (1 - above, above), **numbers))
     return found
 
 
@@ -117,14 +146,26 @@ def _measure_paces(prior: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(pace=runs["run_id"].map(pace))
 
 
-def _difference(row: pd.Series, better: Finding, worse: Finding) -> dict[str, object]:
-    found: dict[str, Finding] = {"better": better, "worse": worse, "n = 1": "missing"}
-    finding: Finding = found.get(row["verdict"], "open")
-    text = f"{row['variant']} - aae = {row['difference']:+.2f} FID, n = {int(row['n'])}"
-    if row["n"] >= 2:
-        text += f" [{row['difference_low']:+.2f}, {row['difference_high']:+.2f}], Holm p = {row['p_holm']:.3g}"
+def _difference(
+    row: pd.Series, direction: Literal["below", "above"], reference: str = BASELINE, p_for: float | None = None
+) -> dict:
+    """Evidence that the variant's FID is below, or above, its reference's; `p_for` where less than that is enough."""
+    quantity = f"FID minus {'AAE' if reference == BASELINE else reference}'s"
+    text = f"{row['variant']} - {reference} = {row['difference']:+.2f} FID, n = {int(row['n'])}"
+    if row["verdict"] == "n = 1":
+        return _missing(row, row["variant"], quantity, text, row["n"])
+    text += f" [{row['difference_low']:+.2f}, {row['difference_high']:+.2f}], Holm p = {row['p_holm']:.3g}"
     numbers = {"low": row["difference_low"], "high": row["difference_high"], "estimate": row["difference"]}
-    return _row(row, row["variant"], "FID minus AAE's", finding, text, n=row["n"], p_holm=row["p_holm"], **numbers)
+    below, above = one_sided(row)
+    p = (below, above) if direction == "below" else (above, below)
+    p = p if p_for is None else (p_for, p[1])
+    return _row(row, row["variant"], quantity, text, p, n=row["n"], p_holm=row["p_holm"], **numbers)
+
+
+def one_sided(row: pd.Series) -> tuple[float, float]:
+    """The p of the variant's FID being below its reference's, and above; NaN where there was no test."""
+    half = row["p"] / 2
+    return (half, 1 - half) if row["ratio"] < 1 or row["difference"] < 0 else (1 - half, half)
 
 
 def _fid(data: Data, variants: Sequence[str], datasets: Sequence[str] | None = None) -> pd.DataFrame:
@@ -139,39 +180,42 @@ def find_help(variant: str, dataset: str) -> Callable[[Data], Evidence]:
     """C3, C5: is the variant's FID below the AAE's?"""
 
     def find(data: Data) -> Evidence:
-        return [_difference(row, "for", "against") for _, row in _fid(data, [variant], [dataset]).iterrows()]
+        return [_difference(row, "below") for _, row in _fid(data, [variant], [dataset]).iterrows()]
 
     return find
 
 
 def find_most_help(data: Data) -> Evidence:
-    """C4: on both data sets, is n_iter's FID below the AAE's, and no other proposal's below n_iter's?"""
+    """C4: on both data sets, is n_iter's FID below the AAE's, and no other proposal's below n_iter's by the margin?"""
     found = []
     for dataset in ("mnist", "fashion_mnist"):
         own = _fid(data, ["n_iter"], [dataset])
         if own.empty:
             nowhere = pd.Series({"dataset": dataset, "image_size": 32, "epochs": None, "protocol_id": None, **NEUTRAL})
-            found.append(_row(nowhere, "n_iter", "FID minus AAE's", "missing", "not trained with the AAE"))
+            found.append(_missing(nowhere, "n_iter", "FID minus AAE's", "not trained with the AAE"))
         for _, row in own.iterrows():
-            found.append(_difference(row, "for", "against"))
+            found.append(_difference(row, "below"))
             cell = pd.DataFrame([row[CELL]]).astype(data.reported[CELL].dtypes.to_dict())
-            rivals = compare_paired(data.reported, cell, ["fid"])
-            rivals = rivals[rivals["variant"].isin(PROPOSED)]
-            for _, rival in rivals[(rivals["p_holm"] < ALPHA) & (rivals["difference"] < 0)].iterrows():
-                text = f"{rival['variant']} - n_iter = {rival['difference']:+.2f} FID, Holm p = {rival['p_holm']:.3g}"
-                numbers = {"n": rival["n"], "estimate": rival["difference"], "p_holm": rival["p_holm"]}
-                numbers |= {"low": rival["difference_low"], "high": rival["difference_high"]}
-                found.append(_row(rival, rival["variant"], "FID minus n_iter's", "against", text, **numbers))
+            rivals = compare_with(data.reported, cell, ["fid"], cautious=True)
+            for _, rival in rivals[rivals["variant"].isin(PROPOSED) & (rivals["n"] >= 2)].iterrows():
+                found.append(_difference(rival, "above", "n_iter", _p_not_below(rival)))
     return found
+
+
+def _p_not_below(row: pd.Series) -> float:
+    """The p that a rival's FID is not below its reference's by MARGIN or more."""
+    bound = np.log1p(-MARGIN) if row["scale"] == "log" else -MARGIN * abs(row["baseline_mean"])
+    difference = np.log(row["ratio"]) if row["scale"] == "log" else row["difference"]
+    return float(np.nan_to_num(compute_p_above(difference, row["error"], row["df"], bound), nan=1.0))
 
 
 def find_harm(data: Data) -> Evidence:
     """C6: is the FID of feature and of equal_linear above the AAE's?"""
-    return [_difference(row, "against", "for") for _, row in _fid(data, ["feature", "equal_linear"]).iterrows()]
+    return [_difference(row, "above") for _, row in _fid(data, ["feature", "equal_linear"]).iterrows()]
 
 
 def find_exceptions(data: Data) -> Evidence:
-    """C7: for each proposal, a setting where it is worse than the AAE; one better in all settings refutes."""
+    """C7: for each proposal, is its FID above the AAE's in some setting?"""
     found = []
     for variant in PROPOSED:
         rows = _fid(data, [variant])
@@ -180,10 +224,5 @@ def find_exceptions(data: Data) -> Evidence:
             text = f"{variant} beside the AAE with two seeds or more: {len(rows)} of {EVERYWHERE} data settings"
             found.append({"variant": variant, "quantity": "FID minus AAE's", "finding": "missing", "text": text})
             continue
-        worse = rows[rows["verdict"] == "worse"]
-        if len(worse):
-            found += [_difference(row, "open", "for") for _, row in worse.iterrows()]
-        else:
-            always = (rows["verdict"] == "better").all()
-            found += [_difference(row, "against" if always else "open", "for") for _, row in rows.iterrows()]
+        found += [_difference(row, "above") for _, row in rows.iterrows()]
     return found

@@ -1,20 +1,69 @@
-"""Statistics for a handful of seeds. Arrays in, arrays out; scipy's distributions do the work.
+"""Statistics for a handful of seeds. Arrays in, arrays out; scipy's and statsmodels' distributions do the work.
 
-With 3 to 5 seeds there is no choice but a t test: a rank test cannot reach p < 0.05 with them (two-sided Wilcoxon: at
-best 0.25 with 3 pairs, 0.0625 with 5), a bootstrap resamples three numbers. The t test asks that differences be roughly
-normal, which so few cannot show; it is honest in width (the 95 % interval of 3 seeds is 4.3 standard errors wide, where
-1.96 would be of many), and one outlier makes it wider, not significant. Runs of the same seed are compared as pairs,
-since they share the order of the batches and the noise. One seed gives no interval and no p.
+With 2 to 5 seeds there is no choice but a t test: a rank test cannot reach p < 0.05 with them (two-sided Wilcoxon: at
+best 0.25 with 3 pairs, 0.0625 with 5), a bootstrap resamples three numbers. The t test asks that what it compares be
+roughly normal, so each measure is judged on its own scale (harness/measures.py): a logarithm for positive quantities,
+whose spread grows with their size, a logit for shares. Where its variance comes from is moderated.py's story. One seed
+gives no interval and no p; nor do scores that are equal to the last digit, which no training that differs makes.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
-from scipy import stats
+from scipy import special, stats
+
+from harness.errors import InputError
+from harness.measures import Scale
 
 CONFIDENCE = 0.95
 ALPHA = 1 - CONFIDENCE
 POWER = 0.8
 MOST_SEEDS = 1000
+MARGIN = 0.1  # relative to the baseline: differences below it count as equivalent
 Array = np.ndarray
+
+
+def to_scale(values: Array, scale: Scale, images: Array | float = 10_000) -> Array:
+    """Values on the scale on which they are compared; NaN where it does not reach (the logarithm of a negative number).
+
+    Args: images: that a share was counted over. A share at its bound (precision 1.0) has no finite logit: it counts
+        as half an image away from it, the customary correction.
+    """
+    values = np.asarray(values, float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if scale == "log":
+            return np.where(values > 0, np.log(np.where(values > 0, values, 1)), np.nan)
+        if scale == "logit":
+            edge = 0.5 / np.asarray(images, float)
+            return np.where((values >= 0) & (values <= 1), special.logit(np.clip(values, edge, 1 - edge)), np.nan)
+    return values
+
+
+def from_scale(values: Array, scale: Scale) -> Array:
+    """The inverse of to_scale, but for shares at their bound."""
+    values = np.asarray(values, float)
+    if scale == "log":
+        return np.exp(values)
+    return special.expit(values) if scale == "logit" else values
+
+
+def require_margin(margin: float) -> None:
+    """Raises: InputError if nothing could be inside the margin."""
+    if not margin > 0:
+        raise InputError(f"--margin {margin} leaves no room for equivalence; above 0, as in --margin 0.1 for 10 %")
+
+
+def compute_margin(baseline: Array, scale: Scale, margin: float) -> Array:
+    """What a difference of `margin` times the baseline is worth on the scale: the smaller of upward and downward.
+
+    Args: baseline: its mean, as a reader sees it. margin: above 0.
+    """
+    baseline = np.asarray(baseline, float)
+    if scale == "linear":
+        return margin * np.abs(baseline)
+    at = to_scale(baseline, scale)
+    up = to_scale(np.where(scale == "logit", np.minimum(baseline * (1 + margin), 1), baseline * (1 + margin)), scale)
+    return np.fmin(up - at, at - to_scale(baseline * (1 - margin), scale))
 
 
 def compute_half_width(std: Array, n: Array) -> Array:
@@ -24,74 +73,119 @@ def compute_half_width(std: Array, n: Array) -> Array:
         return np.where(n >= 2, stats.t.ppf(0.5 + CONFIDENCE / 2, np.maximum(n - 1, 1)) * std / np.sqrt(n), np.nan)
 
 
-def compute_p(mean: Array, std: Array, n: Array) -> Array:
-    """Two-sided p of the paired t test, from mean and standard deviation of n differences; NaN below two.
-
-    Differences that are all the same have no spread to test against: p is 1 where they are 0, and else 0.
-    """
-    mean, std, n = (np.asarray(values, float) for values in (mean, std, n))
+def compute_p(difference: Array, error: Array, df: Array) -> Array:
+    """Two-sided p of a t test; NaN without a standard error: what has no spread is no evidence."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        t = np.abs(mean) / (std / np.sqrt(n))
-        p = 2 * stats.t.sf(t, np.maximum(n - 1, 1))
-    p = np.where(std == 0, np.where(mean == 0, 1.0, 0.0), p)
-    return np.where(n >= 2, p, np.nan)
+        p = 2 * stats.t.sf(np.abs(difference) / error, df)
+    return np.where(np.asarray(error) > 0, p, np.nan)
+
+
+def compute_p_above(difference: Array, error: Array, df: Array, bound: Array | float = 0.0) -> Array:
+    """One-sided p of a t test that the true difference is above `bound`; NaN without a standard error."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = stats.t.sf((difference - np.asarray(bound)) / error, df)
+    return np.where(np.asarray(error) > 0, p, np.nan)
+
+
+def compute_p_equivalent(difference: Array, error: Array, df: Array, margin: Array) -> Array:
+    """The larger p of the two one-sided tests that the true difference is inside ± margin (Schuirmann 1987)."""
+    above, below = (compute_p_above(sign * np.asarray(difference), error, df, -margin) for sign in (1, -1))
+    return np.maximum(above, below)
 
 
 def adjust_holm(p: Array) -> Array:
-    """Holm's step-down adjustment over one family (Holm 1979): the chance of any false finding stays below ALPHA.
+    """Holm's step-down adjustment over the last axis, a family (Holm 1979): the chance of any false finding stays
+    below ALPHA. A p that is NaN was not tested: it stays NaN, and does not count.
 
-    A p that is NaN was not tested: it stays NaN, and does not count.
+    As statsmodels' multipletests, which takes 40 ms a family where a collection has thousands; a test compares them.
     """
     p = np.asarray(p, float)
-    adjusted = np.full(p.shape, np.nan)
-    tested = np.flatnonzero(~np.isnan(p))
-    order = tested[np.argsort(p[tested], kind="stable")]
-    steps = p[order] * (len(order) - np.arange(len(order)))
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1) if len(order) else steps
+    order = np.argsort(p, axis=-1, kind="stable")  # NaN last
+    tested = (~np.isnan(p)).sum(axis=-1, keepdims=True)
+    steps = np.take_along_axis(p, order, -1) * (tested - np.arange(p.shape[-1]))
+    steps = np.where(np.arange(p.shape[-1]) < tested, steps, np.nan)
+    adjusted = np.empty(p.shape)
+    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(steps, axis=-1), 1), -1)
     return adjusted
 
 
-def compute_effect_size(mean: Array, std: Array, n: Array) -> Array:
-    """Hedges' g of paired differences: mean over standard deviation, times the small-sample correction 1 - 3/(4df - 1).
+def adjust_partial(p: Array | Sequence[float], needed: int) -> float:
+    """A p that at least `needed` of the hypotheses hold (partial conjunction, Benjamini & Heller 2008).
 
-    NaN below three pairs (the correction leaves nothing of two), or where the differences have no spread.
+    With all of them needed it is the largest p (each is tested at 5 %), with one the smallest times their number
+    (Bonferroni); valid however they depend on each other. NaN counts as 1: what was not tested cannot speak for it.
     """
-    mean, std, n = (np.asarray(values, float) for values in (mean, std, n))
+    ordered = np.sort(np.nan_to_num(np.asarray(p, float), nan=1.0))
+    if not 1 <= needed <= len(ordered):
+        return 1.0
+    return float(min(1.0, (len(ordered) - needed + 1) * ordered[needed - 1]))
+
+
+def compute_effect_size(difference: Array, deviation: Array, df: Array) -> Array:
+    """Hedges' g: the difference over the standard deviation of a run, times the small-sample correction
+    1 - 3/(4 df - 1). NaN below two degrees of freedom (the correction leaves nothing), or without a spread.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where((n >= 3) & (std > 0), mean / std * (1 - 3 / (4 * (n - 1) - 1)), np.nan)
+        return np.where((df >= 2) & (deviation > 0), difference / deviation * (1 - 3 / (4 * df - 1)), np.nan)
 
 
-def compute_power(d: Array, n: Array, alpha: Array) -> Array:
-    """The two-sided paired t test's chance to find a difference of `d` standard deviations with n pairs."""
-    df, shift = n - 1, np.abs(d) * np.sqrt(n)
-    critical = stats.t.isf(alpha / 2, df)
+def compute_power(shift: Array, df: Array, alpha: Array) -> Array:
+    """The chance that a two-sided t test finds a true difference of `shift` standard errors, and its direction."""
+    from statsmodels.stats.power import ttest_power  # noqa: PLC0415 (takes 0.8 s)
+
+    shift, df, alpha = np.broadcast_arrays(np.abs(np.asarray(shift, float)), df, alpha)
+    # Beyond 30 standard errors all is found, and the noncentral t's series fails.
     with np.errstate(all="ignore"):
-        exact = stats.nct.sf(critical, df, shift)
-    # Where the noncentral t's series fails (far shifts, many pairs) the normal distribution is as good.
-    found = np.where(np.isfinite(exact), exact, stats.norm.sf(critical - shift))
-    return np.clip(found + stats.t.sf(critical + shift, df), 0, 1)
+        power = ttest_power(np.minimum(shift, 30.0), 1.0, alpha / 2, df=np.asarray(df, float), alternative="larger")
+    return np.where(np.isfinite(power), power, stats.norm.sf(stats.t.isf(alpha / 2, df) - shift))
 
 
-def compute_seeds_needed(mean: Array, std: Array, n: Array, alpha: Array) -> Array:
-    """The pairs at which a difference like the one seen would be found with a chance of 0.8, tested at `alpha`.
+def compute_seeds_needed(difference: Array, variance: Array, prior_df: Array, sides: Array, alpha: Array) -> Array:
+    """The seeds of each cell at which a true difference like the one seen would be found with a chance of 0.8.
 
-    It takes the difference and its spread as seen for the true ones, which 3 seeds know roughly: an order of magnitude,
-    and no promise. Infinite where more than 1000 would be needed; NaN where there is no spread to go by.
+    It takes the difference and the variance as seen for the true ones, which two seeds know roughly: an order of
+    magnitude, and no promise. Infinite where more than 1000 would be needed; NaN where there is no spread to go by.
+
+    Args: variance: of the difference for one seed a cell, on the measure's scale (the sum of both cells' variances; of
+            pairs, that of their difference). prior_df: degrees of freedom that it borrows. sides: the degrees of
+            freedom that a further seed brings: 1 for moderated variances and pairs, 2 where two cells are pooled.
+        alpha: the level of the test.
     """
-    mean, std, n = (np.asarray(values, float) for values in (mean, std, n))
-    alpha = np.broadcast_to(np.asarray(alpha, float), mean.shape)
+    difference, variance, prior_df, sides, alpha = (
+        np.asarray(part, float) for part in np.broadcast_arrays(difference, variance, prior_df, sides, alpha)
+    )
+    known = np.isfinite(difference) & (variance > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        # Beyond 30 standard deviations two or three pairs do, and the distribution's series no longer converges.
-        d = np.minimum(np.abs(mean) / std, 30.0)
-    known = (n >= 2) & (std > 0)
-    d = np.where(known, d, 1.0)
+        d = np.where(known, np.abs(difference) / np.sqrt(variance), 1.0)
+    borrowed = np.minimum(np.nan_to_num(prior_df, nan=0.0, posinf=1e4), 1e4)
+
+    def find(n: Array) -> Array:
+        return compute_power(d * np.sqrt(n), borrowed + sides * (n - 1), alpha) >= POWER
+
     low, high = np.full(d.shape, 1.0), np.full(d.shape, float(MOST_SEEDS))
-    found = compute_power(d, high, alpha) >= POWER
+    found = find(high)
     while (high - low > 1).any():
         middle = np.maximum(np.floor((low + high) / 2), 2)
-        enough = compute_power(d, middle, alpha) >= POWER
+        enough = find(middle)
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
     return np.where(known, np.where(found, high, np.inf), np.nan)
+
+
+def compute_detectable(variance: Array, prior_df: Array, n: Array, alpha: Array) -> Array:
+    """The smallest true difference, on the scale of the variance, that n seeds find with a chance of 0.8.
+
+    Args: as compute_seeds_needed's, moderated. NaN for one seed without borrowed variance.
+    """
+    variance, prior_df, n, alpha = (
+        np.asarray(part, float) for part in np.broadcast_arrays(variance, prior_df, n, alpha)
+    )
+    df = np.minimum(np.nan_to_num(prior_df, nan=0.0, posinf=1e4), 1e4) + n - 1
+    low, high = np.zeros(df.shape), np.full(df.shape, 1000.0)
+    for _ in range(40):
+        middle = (low + high) / 2
+        enough = compute_power(middle, np.maximum(df, 1), alpha) >= POWER
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return np.where(df > 0, high * np.sqrt(variance / n), np.nan)
 
 
 def split_variance(values: Array, groups: Array) -> tuple[float, float]:

@@ -109,7 +109,7 @@ COLUMNS = [column.name for column in RUNS]
 PROBLEMS = _columns("""
     path | string | the folder
     run_id | string | its name
-    state | string | queued, running, failed, or damaged
+    state | string | queued, running, failed, damaged, or odd: finished, and far off the other seeds of its cell
     reason | string | why, and how far the run came
 """)
 PROVENANCE = _columns("""

@@ -16,12 +16,14 @@ from results.compute.analysis import FILES, Analysis
 from results.read.schema import SCHEMA_VERSION
 from results.show.figures import Drawing, draw_all, save_figure
 from results.show.report_tables import (
+    build_across_table,
     build_collapse_tables,
     build_comparison_table,
     build_failure_table,
     build_paper_table,
     build_protocol_tables,
     build_run_tables,
+    build_spread_table,
 )
 from results.show.sentences import describe
 from results.show.write import write_text
@@ -39,10 +41,11 @@ SECTIONS = [
     ("files", "Files"),
 ]
 BASELINE_INTRO = """
-Each variant minus the AAE of the same seed and setting: the mean difference with its 95 % t interval, the p of the
-paired t test after Holm's correction over the measure's comparisons in the setting, Hedges' g, and how many more
-seeds would find such a difference with a chance of 0.8, if it is the true one (a rough number). One pair has no
-interval and no p.
+Each variant minus the AAE of its setting: better, worse, equivalent (inside a margin, 10 % of the AAE's mean unless
+--margin says otherwise: two one-sided tests) or undecided. Tested on the measure's scale (log, logit or linear), with
+variances that borrow from all comparable cells, seed by seed only where the seeds' scores go together; p after
+Holm's correction over the measure's comparisons in the setting. More seeds: what would decide it with a chance of 0.8,
+if the difference seen is the true one (a rough number). One seed has no interval and no p; neither have equal copies.
 """
 COLLAPSE_INTRO = """
 Variance collapse is sigma going to 0: less than 5 % of the codes' variance is noise, a plain autoencoder is left.
@@ -59,7 +62,7 @@ def write_report(analysis: Analysis, out: Path, refresh: float | None = None) ->
     Raises: InputError if it cannot be written.
     """
     try:
-        pictures = [_save(drawing, out / "figures") for drawing in draw_all(analysis.collection)]
+        pictures = [_save(drawing, out / "figures") for drawing in draw_all(analysis.collection, analysis.frames)]
         for file in (out / "figures").glob("*.*"):
             if file.stem not in {picture["stem"] for picture in pictures}:
                 file.unlink()  # of an earlier report
@@ -94,6 +97,8 @@ def _render(analysis: Analysis, pictures: list[dict[str, Any]], refresh: float |
         paper_tables=[build_paper_table(table) for table in analysis.tables],
         baseline_intro=BASELINE_INTRO,
         comparisons=build_comparison_table(analysis.comparisons),
+        across=build_across_table(analysis.frames["across_datasets"]),
+        spread=build_spread_table(analysis.frames["spread"]),
         claims=claims,
         several_ways=analysis.frames["claims"][["protocol", "extractor"]].drop_duplicates().shape[0] > 1,
         collapse_intro=COLLAPSE_INTRO,

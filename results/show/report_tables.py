@@ -90,34 +90,83 @@ def build_comparison_table(comparisons: pd.DataFrame) -> HtmlTable | None:
     if table.empty:
         return None
     told = [name for name in ("epochs", "sampler") if table[name].nunique() > 1]
-    text = ["variant", "data set", "sampler", "measure", "verdict"]
+    text = ["variant", "data set", "sampler", "measure", "verdict", "test"]
     names = ["variant", "data set", *told, "measure", "verdict", "n", "difference", "95 % interval", "p (Holm)"]
-    names += ["AAE", "variant's", "g", "more seeds"]
+    names += ["AAE", "variant's", "ratio", "test", "more seeds"]
     rows = []
     for label, (_, row) in zip(label_cells(table), table.iterrows(), strict=True):
         digits = 2 if abs(row["baseline_mean"]) >= 10 else 3
         interval = ""
         if row["n"] >= 2:
             interval = f"{row['difference_low']:+.{digits}f} to {row['difference_high']:+.{digits}f}"
-        kind = {"better": "better", "worse": "worse", "not distinguishable": "open"}.get(row["verdict"], "")
+        kind = {"better": "better", "worse": "worse", "undecided": "open"}.get(row["verdict"], "")
         cells = [
             Cell(label),
             _place(row),
             *(Cell(row[name]) if name in text else number(row[name], 0) for name in told),
             Cell(LABELS.get(str(row["measure"]), str(row["measure"]))),
-            Cell(row["verdict"], kind=kind),
+            Cell(row["verdict"], kind=kind, title=str(row["note"] or "")),
             number(row["n"], 0),
             number(row["difference"], digits, sign="+"),
             Cell(interval, "" if is_missing(row["difference_low"]) else row["difference_low"], "number"),
             number(row["p_holm"], 4),
             number(row["baseline_mean"], digits),
             number(row["mean"], digits),
-            number(row["effect_size"], 1),
+            Cell(_ratio(row), "" if is_missing(row["ratio"]) else row["ratio"], "number"),
+            Cell(row["test"]),
             _more_seeds(row["more_seeds"]),
         ]
         rows.append(Row(cells, row["dataset"], row["variant"]))
     caption = f"{len(rows)} comparisons; comparisons.csv has every measure."
     return HtmlTable("comparisons", "Against the AAE", caption, columns(names, text), rows[:MOST_ROWS])
+
+
+def _ratio(row: pd.Series) -> str:
+    if is_missing(row["ratio"]) or is_missing(row["ratio_low"]):
+        return ""
+    return f"{row['ratio']:.3f} ({row['ratio_low']:.3f} to {row['ratio_high']:.3f})"
+
+
+def build_across_table(across: pd.DataFrame) -> HtmlTable | None:
+    """Every variant over all its data sets; None where there are not two."""
+    table = across[across["measure"].isin(REPORTED) & (across["sampler"] == "prior")]
+    if table.empty:
+        return None
+    names = ["variant", "measure", "data sets", "ratio", "95 % interval", "between data sets", "p (Holm)"]
+    rows = []
+    for label, (_, row) in zip(label_cells(table), table.iterrows(), strict=True):
+        end = "effect" if is_missing(row["ratio"]) else "ratio"
+        cells = [
+            Cell(label),
+            Cell(LABELS.get(str(row["measure"]), str(row["measure"]))),
+            Cell(str(row["names"]), kind="wrap"),
+            number(row[end], 3, sign="+" if end == "effect" else ""),
+            Cell(f"{row[f'{end}_low']:.3f} to {row[f'{end}_high']:.3f}", row[f"{end}_low"], "number"),
+            number(row["between"], 3),
+            number(row["p_holm"], 4),
+        ]
+        rows.append(Row(cells, "", row["variant"]))
+    caption = "Random effects over data sets (Hartung and Knapp's intervals); across_datasets.csv has every measure."
+    return HtmlTable("across", "Over data sets", caption, columns(names, ["variant", "measure", "data sets"]), rows)
+
+
+def build_spread_table(spread: pd.DataFrame) -> HtmlTable:
+    """Where the spread of FID comes from."""
+    names = ["source", "spread of FID", "groups", "evaluations", "to find out"]
+    rows = [
+        Row(
+            [
+                Cell(row["source"]),
+                Cell("" if is_missing(row["deviation"]) else f"{row['deviation']:.1%}", row["deviation"], "number"),
+                number(row["groups"], 0),
+                number(row["evaluations"], 0),
+                Cell(str(row["design"]), kind="wrap"),
+            ]
+        )
+        for _, row in spread.iterrows()
+    ]
+    caption = "What each source alone makes FID vary by (standard deviation, relative), from runs that exist."
+    return HtmlTable("spread", "Where the spread comes from", caption, columns(names, ["source", "to find out"]), rows)
 
 
 def _place(row: pd.Series) -> Cell:
@@ -199,15 +248,16 @@ def build_run_tables(analysis: Analysis) -> list[HtmlTable]:
 
 
 def build_failure_table(analysis: Analysis) -> HtmlTable | None:
-    """Folders that are unfinished, failed or damaged; None without any."""
-    problems = analysis.collection.problems
+    """Folders that are unfinished, failed or damaged, and finished runs that are odd; None without any."""
+    problems = analysis.frames["problems"]
     if problems.empty:
         return None
     rows = [
         Row([Cell(row["run_id"]), Cell(row["state"]), Cell(row["reason"], kind="wrap")])
         for _, row in problems.iterrows()
     ]
-    caption = "Failed and damaged runs are in no average; nor are unfinished ones, whose evaluations so far are drawn."
+    caption = "Failed and damaged runs are in no average; nor are unfinished ones, whose evaluations so far are drawn. "
+    caption += "Odd ones, far off the other seeds of their cell, are in all of them."
     names = ["run", "state", "reason"]
     return HtmlTable("problems", "Failures", caption, columns(names, names), rows[:MOST_ROWS], _cut(rows))
 

@@ -81,9 +81,9 @@ def _best(analysis: Analysis) -> Iterator[str]:
         if first["n"] == 1:
             yield f"{text}, from one seed."
         elif first["mark"] == "best":
-            yield f"{text}, and it is distinguishable from every other."
+            yield f"{text}, and no other of them may be the best."
         elif equal:
-            yield f"{text}; it cannot be told apart from {join(equal)}."
+            yield f"{text}; the best may also be {join(equal)}."
         else:
             yield f"{text}."
 
@@ -101,13 +101,13 @@ def _against_baseline(analysis: Analysis) -> Iterator[str]:
     if named["place"].nunique() > 1:
         named["cell"] += " on " + named["place"]
     parts = []
-    for verdict in ("better", "worse", "not distinguishable"):
+    for verdict in ("better", "worse", "equivalent", "undecided"):
         rows = named[named["verdict"] == verdict]
         if len(rows):
             names = [f"{row['cell']} ({row['difference']:+.2f})" for _, row in rows.head(8).iterrows()]
             more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
             parts.append(f"{verdict}: {', '.join(names)}{more}")
-    yield f"FID against the {BASELINE} of the same seeds (paired t test, Holm, 0.05): {'; '.join(parts)}."
+    yield f"FID against the {BASELINE} (moderated t test of its logarithm, Holm, 0.05): {'; '.join(parts)}."
 
 
 def _collapse(analysis: Analysis) -> Iterator[str]:
@@ -136,7 +136,7 @@ def _collapse(analysis: Analysis) -> Iterator[str]:
 def _claims(analysis: Analysis) -> Iterator[str]:
     claims = analysis.frames["claims"]
     parts = []
-    for verdict in ("supported", "refuted", "not distinguishable", "not enough data"):
+    for verdict in ("supported", "refuted", "undecided", "not enough data"):
         names: pd.Series = claims.loc[claims["verdict"] == verdict, "claim"]
         if len(names):
             parts.append(f"{verdict}: {', '.join(names)}")

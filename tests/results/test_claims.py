@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from results.compute.analysis import analyse
-from results.compute.claims import CLAIMS, complete, every, most, nearly_all
+from results.compute.claims import CLAIMS, complete, each_somewhere, every, most, nearly_all
 from results.compute.tables import load_published
 from results.read.collect import collect
 from tests.results.runs import edit_evaluations, evaluation, write_campaign, write_run
@@ -32,9 +32,7 @@ def test_nothing_is_enough_data_for_no_claim(tmp_path: Path) -> None:
     ("claim", "variant", "dataset"),
     [("C3", "kld_loss", "cifar10"), ("C5", "latent_mapping", "emnist")],
 )
-@pytest.mark.parametrize(
-    ("fids", "verdict"), [(LOWER, "supported"), (HIGHER, "refuted"), (EQUAL, "not distinguishable")]
-)
+@pytest.mark.parametrize(("fids", "verdict"), [(LOWER, "supported"), (HIGHER, "refuted"), (EQUAL, "undecided")])
 def test_a_variant_helps_hurts_or_cannot_be_told(
     tmp_path: Path, claim: str, variant: str, dataset: str, fids: list[float], verdict: str
 ) -> None:
@@ -66,7 +64,7 @@ class TestCollapse:
 
     def test_a_short_training_cannot_refute_a_limit(self, tmp_path: Path) -> None:
         self.write(tmp_path, 0.6, epochs=6)
-        assert verdicts(tmp_path)["C1"] == "not distinguishable"
+        assert verdicts(tmp_path)["C1"] == "undecided"
 
 
 @pytest.mark.parametrize(("end", "verdict"), [(28.0, "supported"), (1.0, "refuted")])
@@ -121,14 +119,44 @@ def test_every_verdict_has_its_numbers(tmp_path: Path) -> None:
     assert str(text).startswith("cifar10 32 px: kld_loss - aae = -9.93 FID, n = 3 [")
 
 
+def findings(*names: str) -> list[dict[str, object]]:
+    """Evidence of one p each way: 0.001 for what is found, else 0.5."""
+    return [
+        {
+            "variant": f"v{place}",
+            "finding": name,
+            "p_for": 0.001 if name == "for" else 0.999,
+            "p_against": 0.001 if name == "against" else 0.999,
+        }
+        for place, name in enumerate(names)
+    ]
+
+
 def test_how_findings_become_verdicts() -> None:
-    assert every(["for", "against"]) == "refuted"
-    assert every(["for", "open"]) == "not distinguishable"
-    assert complete(["for", "missing"]) == "not enough data"
-    assert most(["for", "for", "against"]) == "supported"
-    assert nearly_all(["for", "for", "for", "for", "for", "open"]) == "supported"
-    assert nearly_all(["for", "for", "for", "for", "against", "against"]) == "refuted"
+    assert every(findings("for", "against")).verdict == "refuted"
+    assert every(findings("for", "open")).verdict == "undecided"
+    assert complete(findings("for", "missing")).verdict == "not enough data"
+    assert most(findings("for", "for", "against")).verdict == "supported"
+    assert nearly_all(findings("for", "for", "for", "for", "for", "open")).verdict == "supported"
+    assert nearly_all(findings("for", "for", "for", "for", "against", "against")).verdict == "refuted"
     assert [claim.name for claim in CLAIMS] == [f"C{number}" for number in range(1, 8)]
+
+
+def test_one_weak_counterexample_among_many_data_sets_does_not_refute() -> None:
+    """One of six data sets is against at 5 % by chance in one collection of four."""
+    weak = [{**row, "p_against": 0.03} for row in findings("against")]
+    assert every(weak).verdict == "refuted"
+    assert every(weak + findings("open", "open", "open", "open", "open")).verdict == "undecided"
+
+
+def test_each_variant_needs_its_exception_and_one_without_any_refutes() -> None:
+    somewhere = [{**row, "variant": "a"} for row in findings("for", "against", "against")]
+    everywhere = [{**row, "variant": "b"} for row in findings("against", "against", "against")]
+    assert each_somewhere(somewhere).verdict == "supported"
+    assert each_somewhere(somewhere + everywhere).verdict == "refuted"
+    assert (
+        each_somewhere(somewhere + [{**row, "variant": "c"} for row in findings("open", "open")]).verdict == "undecided"
+    )
 
 
 def test_the_published_single_runs_would_not_be_enough_for_any_claim(tmp_path: Path) -> None:

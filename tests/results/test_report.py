@@ -114,7 +114,7 @@ def test_every_cell_stands_under_its_header(reader: Reader) -> None:
     headers = reader.page.locator("#comparisons th").all_inner_texts()
     place = {header.strip(): number for number, header in enumerate(headers, start=1)}
     verdicts = reader.column("comparisons", place["verdict"])
-    assert set(verdicts) <= {"better", "worse", "different", "not distinguishable"}
+    assert set(verdicts) <= {"better", "worse", "different", "equivalent", "undecided"}
     difference, own, baseline = (
         [float(text) for text in reader.column("comparisons", place[name])]
         for name in ("difference", "variant's", "AAE")
@@ -166,7 +166,7 @@ def test_every_figure_is_in_the_page_and_its_files_beside_it(reader: Reader, wri
 def test_all_claims_have_a_verdict_and_numbers(reader: Reader) -> None:
     badges = reader.page.locator(".claim .badge").all_inner_texts()
     assert len(badges) == 7
-    assert set(badges) <= {"supported", "refuted", "not distinguishable", "not enough data"}
+    assert set(badges) <= {"supported", "refuted", "undecided", "not enough data"}
     assert "refuted" in badges, "on both data sets another variant beats n_iter (C4)"
 
 

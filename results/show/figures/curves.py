@@ -1,6 +1,7 @@
 """Curves over epochs: FID (Fig. 9), sigma, losses."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from typing import Any
 
 import pandas as pd
 from matplotlib import pyplot as plt
@@ -17,22 +18,31 @@ from results.show.figures.style import (
     style_of,
 )
 
+ODD = "far off its cell's other seeds"
+RING: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": "#a3261b"}
 BANDS = "Thin lines: seeds; markers: their mean; bands: its 95 % interval, of three seeds or more."
 
 
-def draw_fid(collection: Collection) -> Iterator[Drawing]:
-    """FID over epochs, a panel per setting (the paper's Fig. 9)."""
-    yield from _draw_measure(collection, "fid", "FID of prior samples", "figure9-fid", "Fig. 9: FID over training")
+def draw_fid(collection: Collection, odd: Container[str] = ()) -> Iterator[Drawing]:
+    """FID over epochs, a panel per setting (the paper's Fig. 9); runs that are `odd` are marked."""
+    title = "Fig. 9: FID over training"
+    yield from _draw_measure(collection, "fid", "FID of prior samples", "figure9-fid", title, odd=odd)
 
 
-def draw_sigma(collection: Collection) -> Iterator[Drawing]:
-    """Mean |sigma| of the posterior over epochs, a panel per setting."""
+def draw_sigma(collection: Collection, odd: Container[str] = ()) -> Iterator[Drawing]:
+    """Mean |sigma| of the posterior over epochs, a panel per setting; runs that are `odd` are marked."""
     title = "Mean sigma of the posterior over training"
-    yield from _draw_measure(collection, "sigma_mean", "mean |σ| of q(z|x)", "sigma", title, prior=1.0)
+    yield from _draw_measure(collection, "sigma_mean", "mean |σ| of q(z|x)", "sigma", title, 1.0, odd)
 
 
 def _draw_measure(
-    collection: Collection, measure: str, label: str, stem: str, title: str, prior: float | None = None
+    collection: Collection,
+    measure: str,
+    label: str,
+    stem: str,
+    title: str,
+    prior: float | None = None,
+    odd: Container[str] = (),
 ) -> Iterator[Drawing]:
     rows = evaluations(collection)
     settings = split_settings(rows[rows[measure].notna()])
@@ -43,6 +53,9 @@ def _draw_measure(
     used = []
     for axis, (name, _, group) in zip(axes, settings, strict=True):
         plot_seeds(axis, group, measure, styles)
+        marked = group[[run_id in odd for run_id in group["run_id"]]].drop_duplicates("run_id", keep="last")
+        if len(marked):
+            axis.plot(marked["epoch"], marked[measure].astype(float), "o", **RING, label=ODD)
         axis.set(title=name.replace(" (", "\n("), ylabel=label)
         if prior is not None:
             axis.set_ylim(0, max(axis.get_ylim()[1], 1.05 * prior))

@@ -1,0 +1,1 @@
+"""Simulations of what the verdicts promise: errors, power, coverage. `make calibrate` writes docs/calibration.*."""
