@@ -95,9 +95,9 @@ def plan_runs(configs: Sequence[RunConfig]) -> list[PlannedRun]:
 def find_missing_inputs(configs: Collection[RunConfig]) -> list[str]:
     """What the runs need and this machine's cache lacks, a line each that says how to bring it."""
     lines = []
-    for name, size in sorted({(config.dataset, config.image_size) for config in configs}):
+    for name, size, crop in sorted({(config.dataset, config.image_size, config.crop) for config in configs}):
         embedded = name in DATASETS and DATASETS[name].embedded
-        if not embedded and read_data_checksum(name, size) is None and known_source(name) is None:
+        if not embedded and read_data_checksum(name, size, crop) is None and known_source(name) is None:
             lines.append(f"{name} at {size} px is not staged; run: aaebench stage --dataset {name} --image-size {size}")
     for extractor in sorted({config.extractor for config in configs if config.extractor_weights is None} & {*STAGED}):
         try:

@@ -48,7 +48,7 @@ def probe_kinds(sweep: Sweep, out: Path, through_slurm: bool) -> None:
 def measure(fields: dict[str, object]) -> tuple[float, float]:
     """Seconds of an epoch and of an evaluation of this run, scaled up from a part of its images."""
     config = build_config(fields)
-    n = len(load_training_set(config.dataset, config.image_size, config.channels, config.max_images))
+    n = len(load_training_set(config.dataset, config.image_size, config.channels, config.max_images, config.crop))
     images = min(n, max(IMAGES, BATCHES * config.batch_size))
     short = {"max_images": images, "epochs": 2, "eval_every": 2, "n_fake": min(config.n_fake or n, images)}
     with tempfile.TemporaryDirectory() as folder:

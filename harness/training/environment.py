@@ -38,6 +38,7 @@ def describe_environment(engine: Engine, data: TrainingSet) -> dict[str, Any]:
         "compiled": engine.config.compile,
         "command": sys.argv,
         "data_sha256": data.sha256,
+        "data": data.describe(),
     }
 
 
