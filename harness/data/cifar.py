@@ -79,11 +79,12 @@ class _ArrayUnpickler(pickle.Unpickler):
 class _Number:
     """An integer type of an array, by numpy's name."""
 
+    order: Any = "="
+
     def __init__(self, name: str | bytes, align: object = False, copy: object = False) -> None:
         self.name = name.decode() if isinstance(name, bytes) else name
         if self.name not in NUMBERS:
             raise pickle.UnpicklingError(f"it holds an array of {self.name!r}, which is no type of integers")
-        self.order = "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, order, *parts = state

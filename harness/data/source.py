@@ -16,23 +16,24 @@ import tempfile
 import zipfile
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 import psutil
 
 from harness.errors import InputError
 
 LARGEST_FILE = 2**31  # bytes that one file may bring into memory
-COMPRESSED: dict[bytes, Callable[[Path], IO[bytes]]] = {
-    b"\x1f\x8b": lambda path: gzip.open(path),
-    b"BZh": lambda path: bz2.open(path),
-    b"\xfd7zXZ\x00": lambda path: lzma.open(path),
-}
+COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 CHUNK = 2**20
+LONGEST_LINK = 4096  # bytes of a path
+# What readers of archives raise for damaged ones.
+DAMAGES = (OSError, EOFError, ValueError, OverflowError, zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError)
 
 
 class MissingFileError(InputError):
@@ -93,9 +94,16 @@ def require_readable_size(n_bytes: int, what: str) -> None:
     require_room(n_bytes, what)
 
 
+def exists(path: Path) -> bool:
+    """Whether there is anything. What cannot be a name, as it is too long, names nothing."""
+    with suppress(OSError, ValueError):
+        return path.exists()
+    return False
+
+
 def open_source(path: Path) -> Source:
     """Raises: InputError if there is nothing at `path`, it cannot be read, or an archive is damaged."""
-    if not os.path.exists(path):  # which takes any name, also one that is too long for the file system
+    if not exists(path):
         raise InputError(f"there is no file or folder {shown(path)}")
     if not path.is_dir() and not path.is_file():
         raise InputError(f"{shown(path)} is neither a file nor a folder")
@@ -104,7 +112,7 @@ def open_source(path: Path) -> Source:
             return _open_tar(path)
         if path.is_file() and zipfile.is_zipfile(path):
             return _open_zip(path)
-    except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError, ValueError, OverflowError) as error:
+    except DAMAGES as error:
         raise InputError(f"{shown(path)} is a damaged archive: {error}") from error
     if path.is_file() and not fnmatch(path.name, "*-ubyte*") and not path.name.startswith("data_batch"):
         raise InputError(f"{shown(path)} is no folder, no whole zip or tar archive, no idx file and no CIFAR-10 batch")
@@ -113,7 +121,8 @@ def open_source(path: Path) -> Source:
         names, passed_over = _list_folder(folder)
     except OSError as error:
         raise InputError(f"{shown(folder)} cannot be read: {error}") from error
-    return Source(folder, names, lambda name: _read_file(folder / name), passed_over, "" if folder == path else path.name)
+    named = "" if folder == path else path.name
+    return Source(folder, names, lambda name: _read_file(folder / name), passed_over, named)
 
 
 def _read_file(path: Path) -> bytes:
@@ -128,12 +137,14 @@ def _list_folder(folder: Path) -> tuple[list[str], list[str]]:
     Links to folders are followed, after the folders themselves, and no folder is read twice: so links may form loops.
     A link that leads nowhere counts as a file, which whoever reads it finds damaged.
     """
-    names, passed_over, visited = [], [], set()
-    folders, linked = [""], [""]
-    linked.clear()
+    names: list[str] = []
+    passed_over: list[str] = []
+    visited: set[tuple[int, int]] = set()
+    folders: list[str] = [""]
+    linked: list[str] = []
     while folders or linked:
         at = folders.pop() if folders else linked.pop()
-        status = os.stat(folder / at)
+        status = (folder / at).stat()
         if (status.st_dev, status.st_ino) in visited:
             continue
         visited.add((status.st_dev, status.st_ino))
@@ -142,7 +153,7 @@ def _list_folder(folder: Path) -> tuple[list[str], list[str]]:
                 name = posixpath.join(at, entry.name)
                 if entry.is_dir():
                     (linked if entry.is_symlink() else folders).append(name)
-                elif entry.is_file() or entry.is_symlink() and not os.path.exists(entry.path):
+                elif entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists()):
                     names.append(name)
                 else:
                     passed_over.append(name)
@@ -155,7 +166,8 @@ def _open_zip(path: Path) -> Source:
     names = sorted(info.filename for info in infos)
     _refuse_repeated(path, names)
     links = {info.filename: info for info in infos if stat.S_ISLNK(info.external_attr >> 16)}
-    targets = {name: _target(name, archive.read(info).decode()) for name, info in links.items() if info.file_size < 4096}
+    short = {name: info for name, info in links.items() if info.file_size < LONGEST_LINK}
+    targets = {name: _target(name, archive.read(info).decode()) for name, info in short.items()}
 
     def read(name: str) -> bytes:
         info = archive.getinfo(_follow(name, targets))
@@ -176,7 +188,7 @@ def _open_tar(path: Path) -> Source:
     passed_over: list[str] = []
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
-            tar.members = []  # which would hold a kilobyte for each
+            setattr(tar, "members", [])  # noqa: B010 (its list would hold a kilobyte for each; the stubs lack it)
             name = posixpath.normpath(member.name)
             if member.issparse() or member.size < 0 or member.offset_data + member.size > length:
                 raise tarfile.TarError(f"{shown(name)} is sparse, or not all there")
@@ -259,10 +271,6 @@ def _follow(name: str, targets: dict[str, str]) -> str:
 
 def _refuse_repeated(path: Path, names: Sequence[str]) -> None:
     """Raises: InputError if sorted names hold one twice: which of the two is meant, nobody knows."""
-    repeated = next((a for a, b in _pairs(names) if a == b), None)
+    repeated = next((a for a, b in pairwise(names) if a == b), None)
     if repeated is not None:
         raise InputError(f"{shown(path)} holds {shown(repeated)} twice; pack it anew")
-
-
-def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    return zip(names, names[1:], strict=False)

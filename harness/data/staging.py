@@ -62,9 +62,7 @@ def load_training_set(
     return TrainingSet(name, images, labels, channels, metadata["sha256"], crop, n, n_expected)
 
 
-def load_test_images(
-    name: str, image_size: int, max_images: int | None = None, crop: Crop = "squeeze"
-) -> Entry | None:
+def load_test_images(name: str, image_size: int, max_images: int | None = None, crop: Crop = "squeeze") -> Entry | None:
     """The prepared test split of a data set, `max_images` of it as of the training set.
 
     Returns: None where there is none, or its files are not on this machine.
@@ -184,8 +182,8 @@ def _prepare(wanted: Prepared, source: Path | None) -> Entry:
         metadata |= {"n_expected": str(expected), "whole": str(n == expected).lower()}
     if expected not in (None, n):
         logger.warning(
-            "%s is NOT WHOLE: %s holds %s images of its %s split, which has %s as published. Scores on it are no scores "
-            "on %s, and tables mark them; a name of its own would say so too",
+            "%s is NOT WHOLE: %s holds %s images of its %s split, which has %s as published. Scores on it are not "
+            "those on %s, and tables mark them; you can stage it under a name of its own",
             *(name, shown(source), f"{n:,}", "training" if split == "train" else "test", f"{expected:,}", name),
         )
     return tensors, metadata
@@ -242,8 +240,8 @@ def _staged() -> Iterator[tuple[Path, Prepared]]:
     for path in sorted(_data_folder().glob("[!.]*.safetensors")):
         found = re.fullmatch(r"(.+)-(\d+)px(?:-(center))?(?:-(test))?", path.stem)
         if found is not None:
-            name, size, crop, split = found.groups()
-            yield path, Prepared(name, int(size), crop or "squeeze", split or "train")
+            name, size, center, test = found.groups()
+            yield path, Prepared(name, int(size), "center" if center else "squeeze", "test" if test else "train")
 
 
 def _data_folder() -> Path:

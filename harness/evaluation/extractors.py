@@ -118,9 +118,7 @@ def build_extractor(
         ) from error
 
 
-def _load_domain(
-    dataset: str, image_size: int, crop: Crop, weights: Path | None, device: torch.device
-) -> Network:
+def _load_domain(dataset: str, image_size: int, crop: Crop, weights: Path | None, device: torch.device) -> Network:
     classifier, sha256 = load_classifier(dataset, image_size, weights, crop=crop)
     classifier.to(device)
 
