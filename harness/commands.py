@@ -1,5 +1,6 @@
 """The commands of one run: `aaebench run`, `aaebench stage`."""
 
+import io
 import json
 import os
 import signal
@@ -8,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -106,6 +107,7 @@ def stage(
     dataset: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     image_size: Annotated[tuple[int, ...], Parameter(negative="")] = (32,),
     test: Annotated[bool, Parameter(negative="")] = False,
+    crop: Literal["squeeze", "center"] = "squeeze",
     inception: Annotated[bool, Parameter(negative="")] = False,
     torchvision_inception: Annotated[bool, Parameter(negative="")] = False,
     from_: Annotated[Path | None, Parameter("--from")] = None,
@@ -125,6 +127,8 @@ def stage(
         Prepare at this size. (repeatable)
     test
         --from holds the data set's test split. (mnist, emnist, fashion_mnist and cifar10 bring theirs along)
+    crop
+        How images become squares: squeeze, or center, the central square of each (a run then has --set crop=center).
     inception
         Stage clean-fid's Inception weights, their checksum verified.
     torchvision_inception
@@ -137,6 +141,7 @@ def stage(
         First bring what such a file holds to the cache, every checksum verified.
     """
     from harness.data.bundle import load_bundle, save_bundle  # noqa: PLC0415 (imports torch)
+    from harness.data.source import exists  # noqa: PLC0415
     from harness.data.staging import stage_dataset  # noqa: PLC0415
     from harness.data.weights import INCEPTION, TORCHVISION_INCEPTION, stage_weights  # noqa: PLC0415
 
@@ -147,7 +152,7 @@ def stage(
         raise InputError("--from belongs to one data set or to --inception; stage them one at a time")
     if test and not dataset:
         raise InputError("--test belongs to a data set: --dataset NAME --test --from PATH")
-    if from_ is not None and not from_.exists():
+    if from_ is not None and not exists(from_):
         raise InputError(f"there is no file or folder {from_}")
     for size in image_size:
         if not 8 <= size <= 128:
@@ -156,7 +161,7 @@ def stage(
         print(*load_bundle(from_bundle), sep="\n")
     for name in dataset:
         for size in image_size:
-            print(stage_dataset(name, size, from_, "test" if test else "train"))
+            print(stage_dataset(name, size, from_, "test" if test else "train", crop))
     for file in weights:
         print(stage_weights(file, from_))
     if bundle is not None:
@@ -213,17 +218,39 @@ def is_main_process() -> bool:
 
 def call(function: Callable[..., Any], *arguments: Any) -> int:
     """Run a command. Returns: its exit status, 0 if it did not end early."""
+    _speak_utf8()
     try:
-        function(*arguments)
-        sys.stdout.flush()
+        try:
+            function(*arguments)
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has read enough, as `| head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return 128 + signal.SIGPIPE
     except CommandError as error:
         if _speaks_for_all(error):
             print(f"aaebench: {error}", file=sys.stderr)
         return error.exit_status
+    except OSError as error:  # of the device behind standard output, or of a name that no file can have
+        print(f"aaebench: {error}", file=sys.stderr)
+        _give_up_stdout()
+        return 1
     return 0
+
+
+def _speak_utf8() -> None:
+    """Whatever the locale; names that are not UTF-8 leave as the bytes that they are."""
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)
+
+
+def _give_up_stdout() -> None:
+    """What could not be written would be tried again, with a traceback, when the interpreter ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _speaks_for_all(error: CommandError) -> bool:

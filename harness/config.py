@@ -28,6 +28,7 @@ from variants import VARIANTS, Architecture, AutoEncoder, Variant, load_variant
 from variants.networks_conv import require_image_size
 
 Sampler = Literal["prior", "gaussian", "gmm"]
+Crop = Literal["squeeze", "center"]
 # Given beside `protocol`, these become settings of each of the protocols, which alone remember them.
 OF_THE_PROTOCOL = ("extractor", "extractor_weights", "n_fake")
 
@@ -81,6 +82,7 @@ class RunConfig(BaseModel):
     dataset: Annotated[str, AfterValidator(check_dataset_name)] = _field("dataset")
     image_size: int = _field("image_size", ge=8, le=128)
     channels: Literal[1, 3] = _field("channels")
+    crop: Crop = _field("crop")
     max_images: int | None = _field("max_images", ge=2)
     seed: int = _field("seed", ge=0, lt=2**63)
     epochs: int = _field("epochs", ge=1)

@@ -4,11 +4,13 @@ Standard library only, so that readers of run folders start at once. What is wri
 no other process gives to anything: `.writing-<name>-<process>-<random>` beside its place.
 """
 
+import glob
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -33,10 +35,30 @@ def remove_leftovers(folder: Path, name: str = "", older_than: float = LEFT_SECO
 
     Args: older_than: seconds; 0 where the caller knows that nobody else writes there.
     """
-    for left in folder.glob(f".writing-{name}*"):
+    for left in folder.glob(f".writing-{glob.escape(name)}*"):
         with suppress(OSError):
-            if time.time() - left.lstat().st_mtime >= older_than:
+            newest = max(path.lstat().st_mtime for path in (left, *left.rglob("*")))
+            if time.time() - newest >= older_than:
                 _remove(left)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, for whom the folder in which they are is. Raises: OSError."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        share(folder)
+
+
+def share(path: Path) -> None:
+    """What lies in a folder that belongs to a group (setgid) is the group's to read and write as the folder is.
+
+    Elsewhere the process's umask decides.
+    """
+    folder = path.parent.stat().st_mode
+    if folder & stat.S_ISGID:
+        granted = folder & (0o070 if path.is_dir() else 0o060)
+        path.chmod(stat.S_IMODE(path.stat().st_mode) | granted)
 
 
 @contextmanager
@@ -48,6 +70,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
     temporary = temporary_path(path)
     try:
         yield temporary
+        share(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -67,9 +90,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     lacking: list[Path] = []
     try:
         lacking += [parent for parent in final.parents if not parent.exists()]
-        final.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(final.parent)
         remove_leftovers(final.parent, f"{final.name}-")
-        new.mkdir()
+        make_folder(new)
         yield new
         if final.exists():
             final.rename(old)
@@ -110,7 +133,8 @@ def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: dict[str
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
     except SafetensorError as error:  # of a full disk, among others
         raise OSError(str(error)) from error
-    path.chmod(0o644)  # safetensors writes for the owner alone
+    path.chmod(path.parent.stat().st_mode & 0o644)  # safetensors writes for the owner alone
+    share(path)
     flush_to_disk(path)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 Stream = Literal[
     "weights",
     "permutation",
+    "subset",
     "noise",
     "step",
     "samples",
@@ -18,6 +19,7 @@ Stream = Literal[
     "reconstructions",
     "codes",
     "classifier",
+    "probe",
     "kid",
 ]
 
@@ -35,6 +37,14 @@ def build_generator(seed: int, stream: Stream, *indices: int, device: torch.devi
 def compute_permutation(n: int, seed: int, epoch: int) -> Tensor:
     """The order of the n training images in one epoch: (n,) int64, the same whatever the number of processes."""
     return torch.randperm(n, generator=build_generator(seed, "permutation", epoch))
+
+
+def compute_subset(n: int, size: int) -> Tensor:
+    """Which of n images are used where fewer are asked for: sorted (min(n, size),) int64, of the same n the same ones.
+
+    A random choice, as the first images may be all of one class; a smaller subset lies within a larger one.
+    """
+    return torch.randperm(n, generator=build_generator(0, "subset"))[:size].sort().values
 
 
 class GlobalNoise:

@@ -135,7 +135,7 @@ def measure(fields: dict[str, Any]) -> tuple[float, float]:
     from harness.train import train  # noqa: PLC0415
 
     config = build_config(fields)
-    n = len(load_training_set(config.dataset, config.image_size, config.channels, config.max_images))
+    n = len(load_training_set(config.dataset, config.image_size, config.channels, config.max_images, config.crop))
     images = min(n, max(PROBED_IMAGES, PROBED_BATCHES * config.batch_size))
     protocols = [each.model_copy(update={"n_fake": min(each.n_fake or n, images)}) for each in config.protocol]
     short = {"max_images": images, "epochs": 2, "eval_every": 2, "protocol": protocols}

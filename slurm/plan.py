@@ -89,9 +89,9 @@ def require_time_for_epochs(plan: Plan) -> None:
 def find_missing_inputs(configs: Collection[RunConfig]) -> list[str]:
     """What the runs need and this machine's cache lacks, a line each that says how to bring it."""
     lines = []
-    for name, size in sorted({(config.dataset, config.image_size) for config in configs}):
+    for name, size, crop in sorted({(config.dataset, config.image_size, config.crop) for config in configs}):
         embedded = name in DATASETS and DATASETS[name].embedded
-        if not embedded and read_data_checksum(name, size) is None and known_source(name) is None:
+        if not embedded and read_data_checksum(name, size, crop) is None and known_source(name) is None:
             lines.append(f"{name} at {size} px is not staged; run: aaebench stage --dataset {name} --image-size {size}")
     protocols = [protocol for config in configs for protocol in config.protocol if protocol.extractor_weights is None]
     for extractor in sorted({protocol.extractor for protocol in protocols} & {*STAGED}):

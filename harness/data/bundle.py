@@ -11,17 +11,21 @@ from pathlib import Path, PurePosixPath
 from rich.progress import track
 
 from harness.data.cache import cache_folder
+from harness.data.source import exists
 from harness.errors import InputError
-from harness.files import hash_file, remove_leftovers, replacing_file
+from harness.files import hash_file, make_folder, remove_leftovers, replacing_file, share
 from harness.terminal import console
 
 FOLDERS = ("data", "weights", "statistics")
 MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 2**26  # bytes, which are read at once
 
 
 def save_bundle(out: Path) -> Path:
     """Write everything staged to a tar file, with the checksum of each file. Raises: InputError if there is nothing."""
     files = [file for folder in FOLDERS for file in sorted((cache_folder() / folder).glob("[!.]*")) if file.is_file()]
+    if out.exists() and not _is_bundle(out):
+        raise InputError(f"{out} is there and no bundle; name another file, or remove it")
     if not files:
         raise InputError(f"nothing is staged in {cache_folder()}; stage something first: aaebench stage --dataset NAME")
     names = {file.relative_to(cache_folder()).as_posix(): file for file in files}
@@ -45,9 +49,12 @@ def load_bundle(bundle: Path) -> list[Path]:
     Returns: the files. Raises: InputError if the bundle is damaged or is none; the cache is then as it was.
     """
     try:
-        with tarfile.open(bundle) as tar, ExitStack() as stack:
+        if not exists(bundle) or not bundle.is_file():
+            raise ValueError("it is no file")
+        with tarfile.open(bundle, "r:") as tar, ExitStack() as stack:
             manifest = _read_manifest(tar)
-            cache_folder().mkdir(parents=True, exist_ok=True)
+            make_folder(cache_folder())
+            _require_room(tar, manifest)
             remove_leftovers(cache_folder(), "bundle-")
             folder = stack.enter_context(tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".writing-bundle-"))
             for name, digest in track(manifest.items(), "reading the bundle", console=console):
@@ -57,15 +64,38 @@ def load_bundle(bundle: Path) -> list[Path]:
             placed = []
             for name in manifest:
                 path = cache_folder() / name
-                path.parent.mkdir(exist_ok=True)
+                make_folder(path.parent)
                 placed.append((Path(folder) / name).replace(path))
+                share(path)
             return placed
     except (OSError, EOFError, KeyError, ValueError, tarfile.TarError) as error:
         raise InputError(f"{bundle} is no whole bundle of `aaebench stage --bundle`: {error}") from error
 
 
+def _is_bundle(path: Path) -> bool:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            first = tar.next() if path.is_file() else None
+        return first is not None and first.name == MANIFEST
+    except (OSError, tarfile.TarError):
+        return False
+
+
+def _require_room(tar: tarfile.TarFile, manifest: dict[str, str]) -> None:
+    """Raises: InputError if what the bundle would write does not fit on the disk, ValueError for a sparse file."""
+    members = [tar.getmember(name) for name in manifest]
+    if any(member.issparse() or not member.isreg() for member in members):
+        raise ValueError("it holds something else than plain files")
+    size, free = sum(member.size for member in members), shutil.disk_usage(cache_folder()).free
+    if size > free:
+        raise InputError(f"the bundle holds {size:,} bytes, and {cache_folder()} has {free:,} free; free some space")
+
+
 def _read_manifest(tar: tarfile.TarFile) -> dict[str, str]:
-    file = tar.extractfile(MANIFEST)
+    entry = tar.getmember(MANIFEST)
+    if entry.issparse() or entry.size > LARGEST_MANIFEST:
+        raise ValueError(f"its {MANIFEST} has {entry.size:,} bytes")
+    file = tar.extractfile(entry)
     manifest = json.loads(file.read()) if file else None
     if not isinstance(manifest, dict) or not manifest:
         raise ValueError(f"its {MANIFEST} holds no table of files")

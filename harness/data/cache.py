@@ -2,6 +2,8 @@
 
 An entry is one safetensors file whose metadata carries the SHA-256 of its tensors. It is written to a temporary file
 and renamed, so nobody reads half of it, and made under a lock, so that jobs that want it at once compute it once.
+Where nothing can be written (another user's folder, a full disk), what is there is read, and the rest computed each
+time. In a folder that belongs to a group, entries and locks are the group's.
 
 The lock is a lease, which works on any file system, shared by any nodes: a file that its holder touches every ten
 seconds. A waiting process takes it over when it has seen no touch for thirty seconds of its own clock, and at once
@@ -22,18 +24,25 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from harness.errors import InputError
-from harness.files import remove_leftovers, replacing_file, save_tensors
+from harness.files import make_folder, remove_leftovers, replacing_file, save_tensors, share
 
 logger = logging.getLogger(__name__)
 LEASE_SECONDS = 30
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+NO_HOME = Path("/nonexistent")  # Debian's home of users without one: nothing can be kept there
 Entry = tuple[dict[str, Tensor], dict[str, str]]
+_warned_of: set[Path] = set()
 
 
 def cache_folder() -> Path:
     """$AAEBENCH_CACHE, or aaebench/ in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("AAEBENCH_CACHE") or Path(home) / "aaebench")
+    named = os.environ.get("AAEBENCH_CACHE")
+    if named:
+        return Path(named)
+    try:
+        home = Path.home()
+    except RuntimeError:  # neither $HOME nor an entry for the user
+        home = NO_HOME
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "aaebench"
 
 
 def compute_sha256(tensors: dict[str, Tensor]) -> str:
@@ -52,7 +61,7 @@ def save_entry(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str])
     Raises: InputError if the folder cannot be written to.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         remove_leftovers(path.parent, f"{path.name}-")
         with replacing_file(path) as temporary:
             save_tensors(temporary, tensors, metadata | {"sha256": compute_sha256(tensors)})
@@ -88,23 +97,25 @@ def read_entry(path: Path) -> Entry:
 
 
 class CannotStoreError(InputError):
-    """The disk is full, or takes no files: what is computed cannot be kept."""
+    """Nothing can be written to the cache, as it is full or not ours: what is computed cannot be kept."""
 
 
 def acquire_lease(path: Path, timeout: float = -1) -> SoftFileLease:
     """The lock of one entry, held. A negative timeout waits for ever, in seconds.
 
-    Raises: Timeout; CannotStoreError where the disk takes no more; InputError if the folder cannot be written to.
+    Raises: Timeout; CannotStoreError if the folder cannot be written to.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        if not os.access(path.parent, os.W_OK | os.X_OK):  # a lock that somebody left there could never be taken
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
         lease = SoftFileLease(path.with_name(f".{path.name}.lease"), lease_duration=LEASE_SECONDS)
         lease.acquire(timeout=timeout)
+        share(Path(lease.lock_file))
     except Timeout:
         raise
     except OSError as error:
-        kind = CannotStoreError if error.errno in FULL else InputError
-        raise kind(
+        raise CannotStoreError(
             f"cannot write to {path.parent}: {error}; set AAEBENCH_CACHE to a folder that can be written to"
         ) from error
     return lease
@@ -123,16 +134,14 @@ def locked(path: Path) -> Iterator[None]:
 def cached(path: Path, compute: Callable[[], Entry]) -> Entry:
     """The entry at `path`, computed and stored first if it is missing or damaged.
 
-    What cannot be stored, as on a full disk, is used all the same, with a warning.
-    Raises: InputError if the folder cannot be written to; whatever `compute` raises, with nothing written.
+    What cannot be stored is used all the same, with a warning. Raises: whatever `compute` raises, with nothing written.
     """
     with suppress(OSError, ValueError, SafetensorError):
         return read_entry(path)
     try:
         lease = acquire_lease(path)
     except CannotStoreError as error:
-        logger.warning("%s; going on without storing it", error)
-        return compute()
+        return keep_in_memory(compute(), error)
     try:
         return load_entry(path) or store(path, compute())
     finally:
@@ -145,5 +154,18 @@ def store(path: Path, entry: Entry) -> Entry:
         save_entry(path, *entry)
         return read_entry(path)
     except (InputError, OSError, ValueError, SafetensorError) as error:
-        logger.warning("%s; going on without storing it", error)
-        return entry
+        return keep_in_memory(entry, error)
+
+
+def keep_in_memory(entry: Entry, error: Exception) -> Entry:
+    """An entry as it would be read, with a warning, the first time, that it is not stored."""
+    _warn_once(cache_folder(), str(error))
+    tensors, metadata = entry
+    return tensors, metadata | {"sha256": compute_sha256(tensors)}
+
+
+def _warn_once(folder: Path, error: str) -> None:
+    """For all entries of a cache, and by the main process alone: the reason is the same."""
+    if folder not in _warned_of and os.environ.get("RANK", "0") == "0":
+        logger.warning("%s; going on without storing it, nor what else is computed", error)
+    _warned_of.add(folder)

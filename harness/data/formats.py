@@ -1,19 +1,13 @@
-"""Readers of the formats in which image data sets are published: idx, CIFAR's batches, folders and archives of images.
+"""Readers of the formats in which image data sets are published: idx, and folders and archives of images."""
 
-Every reader takes a Source and returns images (N, C, H, W) uint8 and, where the format has them, labels (N,) int64.
-"""
-
-import gzip
 import io
 import math
-import pickle
-import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from gzip import GzipFile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -21,146 +15,114 @@ import torch
 from PIL import Image
 from rich.progress import track
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from harness.config import Crop
+from harness.data.pixels import decode_image, fit
+from harness.data.source import Source, list_some, require_readable_size, require_room, shown
 from harness.errors import InputError
+from harness.protocol import Split
 from harness.terminal import console
 
-Labelled = tuple[Tensor, Tensor | None]
-ARRAY_PARTS = {
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-}
-GREY_MODES = ("1", "L", "LA")
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-
-
-class MissingFileError(InputError):
-    """A source lacks a file that a format consists of."""
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif"}
+IMAGE_SUFFIXES |= {".jp2", ".ppm", ".pgm", ".pbm", ".pnm"}
+SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
+IDX_IMAGES = "*images*idx3-ubyte*"
 
 
 @dataclass(frozen=True)
-class Source:
-    """The files of a folder, a zip or a tar archive, by name. A single other file stands for its folder."""
+class Contents:
+    """Of a source: images (N, C, H, W) uint8, and where it has them labels (N,) int64 and the classes' names.
 
-    path: Path
-    names: list[str]
-    read: Callable[[str], bytes]
+    `passed_over` names the files that are no images, and of which nothing is used.
+    """
 
-    def find(self, pattern: str) -> str:
-        """The first file whose name (without folders) fits the pattern. Raises: MissingFileError if none does."""
-        for name in self.names:
-            if fnmatch(PurePosixPath(name).name, pattern):
-                return name
-        raise MissingFileError(f"{self.path} has no file {pattern}; it has {', '.join(self.names[:5]) or 'no files'}")
+    images: Tensor
+    labels: Tensor | None = None
+    classes: Sequence[str] = ()
+    passed_over: Sequence[str] = ()
 
 
-EMBEDDED = Source(Path("embedded"), [], lambda name: b"")
-
-
-def open_source(path: Path) -> Source:
-    """Raises: InputError if there is nothing at `path` or an archive is damaged."""
-    if not path.exists():
-        raise InputError(f"there is no file or folder {path}")
-    try:
-        if zipfile.is_zipfile(path):
-            archive = zipfile.ZipFile(path)
-            names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
-            return Source(path, names, archive.read)
-        if path.is_file() and tarfile.is_tarfile(path):
-            with tarfile.open(path) as tar:  # its members are read in order: a tar has no index
-                members = {m.name: file.read() for m in tar if m.isfile() and (file := tar.extractfile(m))}
-            return Source(path, sorted(members), members.__getitem__)
-    except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise InputError(f"{path} is a damaged archive: {error}") from error
-    if path.is_file() and not fnmatch(path.name, "*-ubyte*") and not path.name.startswith("data_batch"):
-        raise InputError(f"{path} is no folder, no whole zip or tar archive, no idx file and no CIFAR-10 batch")
-    folder = path if path.is_dir() else path.parent
-    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    return Source(folder, names, lambda name: (folder / name).read_bytes())
-
-
-def read_idx_pair(source: Source, prefix: str) -> Labelled:
+def read_idx_pair(source: Source, prefix: str) -> Contents:
     """MNIST's format: `<prefix>-images-idx3-ubyte` and `<prefix>-labels-idx1-ubyte`, either gzipped or not."""
-    images = _read_idx(source, f"{prefix}-images*idx3-ubyte*", dimensions=3)
-    labels = _read_idx(source, f"{prefix}-labels*idx1-ubyte*", dimensions=1)
-    if len(images) != len(labels):
-        raise InputError(f"{source.path}: {len(images)} images but {len(labels)} labels; they are of different sets")
-    return images.unsqueeze(1), labels.long()
+    images = source.find(f"{prefix}-images*idx3-ubyte*")
+    return _read_idx_files(source, images, source.find(f"{prefix}-labels*idx1-ubyte*"))
 
 
-def _read_idx(source: Source, pattern: str, dimensions: int) -> Tensor:
-    name = source.find(pattern)
-    content = _read(source, name)
+def read_own_idx(source: Source, split: Split) -> Contents:
+    """The idx files of a split of a user's own, whatever they are called before `images-idx3-ubyte`; labels if any.
+
+    Raises: InputError if there is more than one that may be meant.
+    """
+    found = [source.named] if source.named else source.find_all(IDX_IMAGES)
+    words = ("test", "t10k") if split == "test" else ("train",)
+    of_split = [name for name in found if any(word in PurePosixPath(name).name for word in words)]
+    found = of_split or found
+    if len(found) != 1:
+        raise InputError(f"{shown(source.path)} holds {list_some(found)}; name the one that is meant: --from FILE")
+    (images,) = found
+    labels = source.find_all(PurePosixPath(images).name.replace("images", "labels").replace("idx3", "idx1"))
+    return _read_idx_files(source, images, labels[0] if labels else None)
+
+
+def _read_idx_files(source: Source, images_name: str, labels_name: str | None) -> Contents:
+    images = _read_idx(source, images_name, dimensions=3)
+    labels = None if labels_name is None else _read_idx(source, labels_name, dimensions=1)
+    if labels is not None and len(images) != len(labels):
+        raise InputError(
+            f"{shown(source.path)}: {len(images)} images but {len(labels)} labels; they are of different sets"
+        )
+    return Contents(images.unsqueeze(1), None if labels is None else labels.long())
+
+
+def _read_idx(source: Source, name: str, dimensions: int) -> Tensor:
+    where = f"{shown(name)} in {shown(source.path)}"
+    content = read_content(source, name)
     magic = bytes([0, 0, 8, dimensions])  # two zeros, unsigned bytes, the number of dimensions
     if content[:4] != magic:
-        raise InputError(f"{name} in {source.path} starts with {content[:4].hex()}, not with idx's {magic.hex()}")
+        raise InputError(f"{where} starts with {content[:4].hex()}, not with idx's {magic.hex()}")
     header = 4 + 4 * dimensions
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
     if len(content) != header + math.prod(shape):
-        raise InputError(f"{name} in {source.path} is truncated: {len(content)} bytes for images of shape {shape}")
+        raise InputError(f"{where} is truncated: {len(content)} bytes for images of shape {shape}")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
 
 
-def read_cifar10(source: Source, patterns: list[str]) -> Labelled:
-    """Batches of CIFAR-10, in the python version (pickles, of which no code runs) or the binary one."""
-    batches = [_read_cifar10_batch(source, pattern) for pattern in patterns]
-    pixels, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    return torch.from_numpy(pixels.reshape(-1, 3, 32, 32)), torch.from_numpy(labels.astype(np.int64))
-
-
-def _read_cifar10_batch(source: Source, pattern: str) -> tuple[np.ndarray, np.ndarray]:
-    name = source.find(pattern)
-    content = _read(source, name)
-    if name.endswith(".bin"):
-        if not content or len(content) % 3073:
-            raise InputError(f"{name} in {source.path} is truncated: {len(content)} bytes in records of 3073")
-        records = np.frombuffer(content, np.uint8).reshape(-1, 3073)
-        return records[:, 1:], records[:, 0]
-    try:
-        batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-        pixels, labels = np.asarray(batch[b"data"], np.uint8), np.asarray(batch[b"labels"], np.uint8)
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise InputError(f"{name} in {source.path} is no CIFAR-10 batch: {error}") from error
-    if pixels.shape != (len(labels), 3072):
-        raise InputError(f"{name} in {source.path} holds data {pixels.shape} for {len(labels)} labels")
-    return pixels, labels
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Loads arrays of numbers and nothing else: a pickle from somewhere can otherwise run any code."""
-
-    def find_class(self, module_name: str, global_name: str) -> object:
-        module_name = module_name.replace("numpy.core", "numpy._core")  # numpy's name for it until version 2
-        if (module_name, global_name) not in ARRAY_PARTS:
-            raise pickle.UnpicklingError(f"it wants {module_name}.{global_name}")
-        return super().find_class(module_name, global_name)
-
-
-def _read(source: Source, name: str) -> bytes:
+def read_content(source: Source, name: str) -> bytes:
+    """A file's bytes, unpacked if it is a .gz. Raises: InputError if it is damaged, or too large for the memory."""
+    where = f"{shown(name)} in {shown(source.path)}"
     try:
         content = source.read(name)
-        return gzip.decompress(content) if name.endswith(".gz") else content
+        if not name.endswith(".gz"):
+            return content
+        unpacked = bytearray()
+        with GzipFile(fileobj=io.BytesIO(content)) as stream:
+            while part := stream.read(2**20):
+                unpacked += part
+                require_readable_size(len(unpacked), f"{where} unpacked")
+        return bytes(unpacked)
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
-        raise InputError(f"{name} in {source.path} is truncated or damaged: {error}") from error
+        raise InputError(f"{where} is truncated or damaged: {error}") from error
 
 
-def read_image_files(source: Source, image_size: int) -> Labelled:
-    """Every image file, sorted by name, resized to S x S as it is read; grey ((N, 1, S, S)) if all of them are grey.
+def read_image_files(source: Source, image_size: int, crop: Crop, *, with_classes: bool = False) -> Contents:
+    """Every image file, sorted by name, as a viewer shows it, brought to S x S as it is read.
 
+    Grey ((N, 1, S, S)) if all of them are grey.
+
+    Args: with_classes: the folders in which all images lie are their classes, if there are two or more.
     Raises: InputError naming the files that cannot be read, or if there are none.
     """
-    names = find_images(source)
+    names, passed_over = find_images(source)
+    require_room(len(names) * 3 * image_size**2, f"{shown(source.path)} at {image_size} px")
     images = torch.empty(len(names), 3, image_size, image_size, dtype=torch.uint8)
     unreadable = []
 
     def read_one(index: int) -> None:
         try:
-            images[index] = resize(decode_image(source.read(names[index]))[None], image_size)[0]
+            decoded = decode_image(source.read(names[index]), as_shown=True)
+            images[index] = fit(decoded[None], image_size, crop)[0]
         except Exception as error:  # PIL raises many kinds for damaged files
-            unreadable.append(f"{names[index]} ({error})")
+            unreadable.append(f"{shown(names[index])} ({error})")
 
     with ThreadPoolExecutor() as pool:
         for _ in track(pool.map(read_one, range(len(names))), "reading images", len(names), console=console):
@@ -168,22 +130,30 @@ def read_image_files(source: Source, image_size: int) -> Labelled:
     if unreadable:
         raise unreadable_images(source.path, unreadable, len(names))
     grey = all(torch.equal(c[:, :1].expand_as(c), c) for c in images.split(4096))
-    return (images[:, :1].clone() if grey else images), None
+    labels, classes = _read_classes(names) if with_classes else (None, [])
+    return Contents(images[:, :1].clone() if grey else images, labels, classes, passed_over)
 
 
-def find_images(source: Source) -> list[str]:
-    """The names of the images, sorted. Raises: InputError if there are none."""
+def find_images(source: Source) -> tuple[list[str], list[str]]:
+    """The names of the images, and of what is passed over, sorted. Raises: InputError if there are no images."""
+    Image.init()  # whose plugins threads would load at once
     names = [name for name in source.names if _is_image(PurePosixPath(name))]
     if not names:
-        raise InputError(f"{source.path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return names
+        raise InputError(f"{shown(source.path)} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    images = set(names)
+    return names, sorted([*source.passed_over, *(name for name in source.names if name not in images)])
+
+
+def describe_use(path: Path, n: int, passed_over: Sequence[str]) -> str:
+    """One line: how many images of a source are used, and what in it is none."""
+    return f"{shown(path)}: used {n:,}, passed over {len(passed_over):,}: {list_some(passed_over)}"
 
 
 def unreadable_images(path: Path, unreadable: list[str], n: int) -> InputError:
     more = f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
     return InputError(
-        f"{len(unreadable)} of {n} images in {path} cannot be read: {'; '.join(sorted(unreadable)[:5])}{more}; "
-        "repair or remove them"
+        f"{len(unreadable)} of {n} images in {shown(path)} cannot be read: "
+        f"{'; '.join(sorted(unreadable)[:5])}{more}; repair or remove them"
     )
 
 
@@ -192,37 +162,15 @@ def _is_image(name: PurePosixPath) -> bool:
     return name.suffix.lower() in IMAGE_SUFFIXES and not hidden
 
 
-def decode_image(content: bytes) -> Tensor:
-    """An image file's pixels: (C, H, W) uint8, one channel for a grey one.
-
-    16 bits become 8, and an alpha channel is dropped, as torchvision's loader does.
-    Raises: ValueError for pixels of an unknown range; what PIL raises for damaged files.
-    """
-    with Image.open(io.BytesIO(content)) as image:
-        if image.mode.startswith("I;16"):
-            pixels = (np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8)
-        elif image.mode in ("I", "F"):
-            raise ValueError(f"its pixels are of mode {image.mode}, whose range is unknown; save it with 8 or 16 bits")
-        else:
-            pixels = np.array(image.convert("L" if image.mode in GREY_MODES else "RGB"))
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
-
-
-def is_grey(content: bytes) -> bool:
-    """Whether an image file has one channel, by its header. A damaged one has not."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.mode in GREY_MODES or image.mode.startswith("I;16")
-    except Exception:  # PIL raises many kinds; whoever decodes it says what is wrong
-        return False
-
-
-def resize(images: Tensor, image_size: int) -> Tensor:
-    """(N, C, H, W) uint8 to (N, C, S, S): bilinear with antialiasing, as the published procedure does."""
-    if images.shape[2:] == (image_size, image_size):
-        return images
-    size, on_cpu = (image_size, image_size), images.device.type == "cpu"
-    # Only CPUs have a kernel for bytes; it differs from rounded floats by one level at most.
-    parts = [part if on_cpu else part.to(torch.float32) for part in images.split(4096)]
-    resized = torch.cat([interpolate(part, size, mode="bilinear", antialias=True) for part in parts])
-    return resized if resized.dtype == images.dtype else resized.round().clamp(0, 255).to(images.dtype)
+def _read_classes(names: Sequence[str]) -> tuple[Tensor | None, list[str]]:
+    """The label of each image and the classes' names: the first folders in which the images' paths differ."""
+    folders = [PurePosixPath(name).parent.parts for name in names]
+    depth = 0
+    while len({parts[: depth + 1] for parts in folders}) == 1 and len(folders[0]) > depth:
+        depth += 1
+    classes = sorted({parts[depth] for parts in folders if len(parts) > depth})
+    lies_beside = any(len(parts) <= depth for parts in folders)
+    if lies_beside or len(classes) < 2 or {name.lower() for name in classes} <= SPLITS:
+        return None, []
+    numbers = {name: number for number, name in enumerate(classes)}
+    return torch.tensor([numbers[parts[depth]] for parts in folders]), classes

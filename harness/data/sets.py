@@ -1,64 +1,85 @@
 """The data sets, and the prepared images that a run trains on."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 from torch import Tensor
 
-from harness.data.formats import Labelled, Source, read_cifar10, read_idx_pair, read_image_files
+from harness.config import Crop
+from harness.data.cifar import read_cifar10
+from harness.data.formats import Contents, read_idx_pair, read_image_files
+from harness.data.source import Source
 from harness.seeding import compute_permutation
+
+Reader = Callable[[Source, int, Crop], Contents]
 
 
 @dataclass(frozen=True)
 class DatasetFormat:
-    """How a data set is read, whether a library embeds it, where a package installs it, what torchvision downloads.
+    """How a data set is read, how many images it has, whether a library embeds it, where a package installs it, what
+    torchvision downloads.
 
-    `read_test` reads the test split from the same source, where there is one.
+    `read_test` reads the test split from the same source, where there is one. `n_train` and `n_test`: as published.
     """
 
-    read: Callable[[Source, int], Labelled]
-    read_test: Callable[[Source, int], Labelled] | None = None
+    read: Reader
+    read_test: Reader | None = None
+    n_train: int | None = None
+    n_test: int | None = None
     embedded: bool = False
     installed_at: Path | None = None
     torchvision: tuple[str, dict[str, str]] | None = None
 
 
-def _idx(prefix: str) -> Callable[[Source, int], Labelled]:
-    return lambda source, _: read_idx_pair(source, prefix)
+def _idx(prefix: str) -> Reader:
+    return lambda source, *_: read_idx_pair(source, prefix)
 
 
-def read_digits() -> Labelled:
+def _cifar10(*patterns: str) -> Reader:
+    return lambda source, *_: read_cifar10(source, list(patterns))
+
+
+def read_digits() -> Contents:
     """scikit-learn's 1,797 grey 8 x 8 digits (Alpaydin & Kaynak 1998): the embedded data."""
     from sklearn.datasets import load_digits  # noqa: PLC0415 (slow to import)
 
     pixels, labels = (torch.from_numpy(np.asarray(array)) for array in load_digits(return_X_y=True))
-    return (pixels / 16 * 255).round().to(torch.uint8).reshape(-1, 1, 8, 8), labels.long()
+    return Contents((pixels / 16 * 255).round().to(torch.uint8).reshape(-1, 1, 8, 8), labels.long())
 
 
 # EMNIST's files hold each letter transposed. They stay as they are, as in torchvision and in the published procedure.
 DATASETS: dict[str, DatasetFormat] = {
-    "digits": DatasetFormat(lambda *_: read_digits(), embedded=True),
-    "mnist": DatasetFormat(_idx("train"), _idx("t10k"), torchvision=("MNIST", {})),
+    "digits": DatasetFormat(lambda *_: read_digits(), n_train=1797, embedded=True),
+    "mnist": DatasetFormat(_idx("train"), _idx("t10k"), 60_000, 10_000, torchvision=("MNIST", {})),
     "emnist": DatasetFormat(
-        _idx("emnist-balanced-train"), _idx("emnist-balanced-test"), torchvision=("EMNIST", {"split": "balanced"})
+        _idx("emnist-balanced-train"),
+        _idx("emnist-balanced-test"),
+        112_800,
+        18_800,
+        torchvision=("EMNIST", {"split": "balanced"}),
     ),
     "fashion_mnist": DatasetFormat(
         _idx("train"),
         _idx("t10k"),
+        60_000,
+        10_000,
         installed_at=Path("/usr/share/datasets/fashion-mnist"),
         torchvision=("FashionMNIST", {}),
     ),
     "cifar10": DatasetFormat(
-        lambda source, _: read_cifar10(source, [f"data_batch_{number}*" for number in range(1, 6)]),
-        lambda source, _: read_cifar10(source, ["test_batch*"]),
+        _cifar10(*(f"data_batch_{number}*" for number in range(1, 6))),
+        _cifar10("test_batch*"),
+        50_000,
+        10_000,
         torchvision=("CIFAR10", {}),
     ),
-    "ffhq": DatasetFormat(read_image_files),
-    "celeba": DatasetFormat(read_image_files, torchvision=("CelebA", {})),
+    "ffhq": DatasetFormat(read_image_files, n_train=70_000),
+    "celeba": DatasetFormat(read_image_files, n_train=202_599, torchvision=("CelebA", {})),
 }
 
 
@@ -66,7 +87,9 @@ DATASETS: dict[str, DatasetFormat] = {
 class TrainingSet:
     """Prepared images (N, c, S, S) uint8, c being 1 for grey data, with labels (N,) where the data has them.
 
-    `channels` is what a batch has: grey images are repeated to it. `sha256` is the checksum of the prepared data.
+    `channels` is what a batch has: grey images are repeated to it. `sha256` is the checksum of the prepared data, of
+    which `images` may be a subset: `n_prepared` images, where the data set as published has `n_expected` (None for a
+    user's own).
     """
 
     name: str
@@ -74,6 +97,9 @@ class TrainingSet:
     labels: Tensor | None
     channels: int
     sha256: str
+    crop: Crop = "squeeze"
+    n_prepared: int = 0
+    n_expected: int | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -88,7 +114,18 @@ class TrainingSet:
         if self.images.nbytes > free / 2:
             return self
         resident = torch.empty_like(self.images, device=device).copy_(self.images)
-        return TrainingSet(self.name, resident, self.labels, self.channels, self.sha256)
+        return replace(self, images=resident)
+
+    def describe(self) -> dict[str, Any]:
+        """What is said of the data where a run is described; `whole` is false for a part of a published data set."""
+        return {
+            "sha256": self.sha256,
+            "crop": self.crop,
+            "n_used": len(self),
+            "n_prepared": self.n_prepared,
+            "n_expected": self.n_expected,
+            "whole": self.n_expected in (None, self.n_prepared),
+        }
 
     def batch(self, indices: Tensor, device: torch.device) -> Tensor:
         """Images (B, C, S, S) in [-1, 1], float32, on the device: of grey ones a single channel is brought there."""

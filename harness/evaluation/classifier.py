@@ -15,8 +15,9 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
+from harness.config import Crop
 from harness.data.cache import Entry, cache_folder, cached, load_entry, save_entry
-from harness.data.formats import resize
+from harness.data.pixels import resize
 from harness.data.staging import load_training_set
 from harness.errors import InputError
 from harness.seeding import build_generator, derive_seed
@@ -72,7 +73,11 @@ class DomainClassifier(nn.Module):
 
 
 def load_classifier(
-    dataset: str, image_size: int, weights: Path | None = None, field: str = "extractor_weights"
+    dataset: str,
+    image_size: int,
+    weights: Path | None = None,
+    field: str = "extractor_weights",
+    crop: Crop = "squeeze",
 ) -> tuple[DomainClassifier, str]:
     """The classifier of a data set, in eval mode, and its weights' SHA-256.
 
@@ -82,7 +87,7 @@ def load_classifier(
     """
     if weights is None and (shipped := SHIPPED / f"domain-{dataset}.safetensors").is_file():
         weights = shipped
-    tensors, metadata = _read_weights(weights) if weights else _train_once(dataset, image_size, field)
+    tensors, metadata = _read_weights(weights) if weights else _train_once(dataset, image_size, field, crop)
     try:
         classifier = DomainClassifier(tensors["body.0.weight"].shape[1], tensors["head.weight"].shape[0])
         classifier.load_state_dict(tensors)
@@ -98,8 +103,8 @@ def _read_weights(path: Path) -> Entry:
     return entry
 
 
-def _train_once(dataset: str, image_size: int, field: str) -> Entry:
-    data = load_training_set(dataset, image_size)
+def _train_once(dataset: str, image_size: int, field: str, crop: Crop) -> Entry:
+    data = load_training_set(dataset, image_size, crop=crop)
     if data.labels is None:
         raise InputError(
             f"{dataset} has no labels to train a classifier on; name one's weights: --set {field}=FILE"

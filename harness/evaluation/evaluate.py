@@ -39,10 +39,12 @@ class Evaluator:
         """
         self.data, self.processes = data, processes
         name, size = data.name, data.image_shape[1]
-        self.extractor = processes.main_first(lambda: build_extractor(protocol, processes.device, name, size))
-        test = processes.main_first(lambda: load_test_images(name, size))
+        self.extractor = processes.main_first(
+            lambda: build_extractor(protocol, processes.device, name, size, data.crop)
+        )
+        test = processes.main_first(lambda: load_test_images(name, size, max_images, data.crop))
         processes.require_same("test images", test if test is None else test[1]["sha256"])
-        test_images = None if test is None else PreparedImages(test[0]["images"][:max_images])
+        test_images = None if test is None else PreparedImages(test[0]["images"])
         train_images, test_sha256 = PreparedImages(data.images), "" if test is None else test[1]["sha256"]
         if protocol.reference == "train":
             images, other, sha256 = train_images, test_images, data.sha256

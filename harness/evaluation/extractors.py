@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.config import Crop
 from harness.data.weights import STAGED, weights_path
 from harness.errors import InputError
 from harness.evaluation.classifier import SIZE, load_classifier
 from harness.evaluation.resize import resize_to
 from harness.files import hash_file
 from harness.protocol import Protocol, Resize
+from harness.seeding import build_generator
 
 # On a CPU, and elsewhere: 8 and 256 images of 299 px. Larger parts make a CPU wait for fresh memory: the resize takes
 # three times as long in parts of 32.
@@ -51,7 +53,9 @@ class Extractor:
         self.resize: Resize = protocol.resize or network.resize
         self.resizing = f"{self.resize}, {self.size} px" if self.resize != "none" else "none"
         self._extract, self._dtype = network.extract, AUTOCAST.get(protocol.autocast)
-        features, probabilities = self(torch.zeros(2, 3, self.size, self.size, dtype=torch.uint8, device=device))
+        generator = build_generator(0, "probe")  # noise, as of a blank image some networks make no numbers
+        probe = torch.randint(0, 256, (2, 3, self.size, self.size), dtype=torch.uint8, generator=generator)
+        features, probabilities = self(probe.to(device))
         if features.ndim != 2 or len(features) != 2 or features.shape[1] > MOST_FEATURES:
             raise InputError(f"it makes features of shape {tuple(features.shape)} of two images")
         self.n_features, self.n_classes = features.shape[1], probabilities.shape[1]
@@ -81,16 +85,18 @@ class Extractor:
         return features.float(), probabilities.float()
 
 
-def build_extractor(protocol: Protocol, device: torch.device, dataset: str = "", image_size: int = SIZE) -> Extractor:
+def build_extractor(
+    protocol: Protocol, device: torch.device, dataset: str = "", image_size: int = SIZE, crop: Crop = "squeeze"
+) -> Extractor:
     """The protocol's extractor, never another one.
 
     `inception` is clean-fid's, `torchvision` torchvision's ImageNet Inception-v3, `torchscript` the user's file,
-    `domain` the classifier of the data set's own labels, at this image size.
+    `domain` the classifier of the data set's own labels, at this image size and crop.
     Raises: InputError if its weights are missing or are something else.
     """
     name, weights = protocol.extractor, protocol.extractor_weights
     if name == "domain":
-        network = _load_domain(dataset, image_size, weights, device)
+        network = _load_domain(dataset, image_size, crop, weights, device)
     elif name == "torchvision":
         network = _load_torchvision(weights or weights_path(STAGED["torchvision"]), device)
     else:
@@ -112,8 +118,8 @@ def build_extractor(protocol: Protocol, device: torch.device, dataset: str = "",
         ) from error
 
 
-def _load_domain(dataset: str, image_size: int, weights: Path | None, device: torch.device) -> Network:
-    classifier, sha256 = load_classifier(dataset, image_size, weights)
+def _load_domain(dataset: str, image_size: int, crop: Crop, weights: Path | None, device: torch.device) -> Network:
+    classifier, sha256 = load_classifier(dataset, image_size, weights, crop=crop)
     classifier.to(device)
 
     def extract(pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,10 @@
-"""Precision, recall, density and coverage: scores that compare images with their nearest neighbours, block by block."""
+"""Precision, recall, density and coverage: scores that compare images with their nearest neighbours, block by block.
+
+A ball holds its boundary (Kynkaanniemi et al. 2019, equation 1), and equal features are at distance exactly zero: where
+images repeat, a set against itself has precision and recall 1. The prdc package of Naeem et al. 2020 compares strictly:
+there a ball of radius zero, around an image that occurs more than k times, does not hold even its centre. Where no two
+distances are equal the two agree.
+"""
 
 from collections.abc import Iterator
 
@@ -16,8 +22,13 @@ def neighbour_radii(features: Tensor, k: int = NEIGHBOURS) -> Tensor:
     """
     if len(features) <= k:
         raise ValueError(f"the distance to neighbour {k} needs more than {k} images, not {len(features)}")
-    nearest = [squares.topk(k + 1, dim=1, largest=False).values for squares in _squared_distances(features, features)]
-    return torch.cat(nearest)[:, k].sqrt()
+    nearest = [distances.topk(k + 1, dim=1, largest=False).values for distances in _distances(features, features)]
+    return torch.cat(nearest)[:, k]
+
+
+def count_duplicates(features: Tensor) -> int:
+    """How many of N images have the same features as an earlier one. Args: features: (N, F)."""
+    return len(features) - len(set(_number_rows(features)[0].tolist()))
 
 
 def compute_manifold_scores(
@@ -25,7 +36,7 @@ def compute_manifold_scores(
 ) -> dict[str, float]:
     """Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
-    An image lies in another set's manifold if it is closer to one of its images than that image's k-th neighbour.
+    An image lies in another set's manifold if it is no further from one of its images than that image's k-th neighbour.
 
     - precision: share of fake images in the real manifold; recall: share of real ones in the fake manifold.
     - density: real balls that a fake image lies in, over k; can exceed 1.
@@ -34,31 +45,42 @@ def compute_manifold_scores(
     Args: real (N, F), fake (M, F); real_radii: `neighbour_radii(real, k)` where they are known.
     Raises: ValueError if one of the sets has k images or fewer.
     """
-    balls = (neighbour_radii(real, k) if real_radii is None else real_radii).square()
-    fake_balls = neighbour_radii(fake, k).square()
+    radii = neighbour_radii(real, k) if real_radii is None else real_radii
+    fake_radii = neighbour_radii(fake, k)
     in_balls = precise = 0
     recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     nearest = torch.full((len(real),), torch.inf, dtype=torch.float64, device=real.device)
-    for squares, ball in zip(_squared_distances(fake, real), fake_balls.split(BLOCK), strict=True):
-        inside = squares < balls
+    for distances, radius in zip(_distances(fake, real), fake_radii.split(BLOCK), strict=True):
+        inside = distances <= radii
         in_balls += int(inside.count_nonzero())
         precise += int(inside.any(1).count_nonzero())
-        recalled |= (squares < ball[:, None]).any(0)
-        nearest = torch.minimum(nearest, squares.amin(0))
+        recalled |= (distances <= radius[:, None]).any(0)
+        nearest = torch.minimum(nearest, distances.amin(0))
     return {
         "precision": precise / len(fake),
         "recall": recalled.double().mean().item(),
         "density": in_balls / (k * len(fake)),
-        "coverage": (nearest < balls).double().mean().item(),
+        "coverage": (nearest <= radii).double().mean().item(),
     }
 
 
-def _squared_distances(x: Tensor, y: Tensor) -> Iterator[Tensor]:
-    """Squared Euclidean distances of blocks of x's rows to all of y: (B, M) float64."""
+def _distances(x: Tensor, y: Tensor) -> Iterator[Tensor]:
+    """Euclidean distances of blocks of x's rows to all of y: (B, M) float64, exactly zero between equal rows."""
+    in_x, in_y = (numbers.to(x.device) for numbers in _number_rows(x, y))
     centre = y.double().mean(0)  # distances of centred features lose less to rounding
     y = y.double() - centre
     norms = y.square().sum(1)
-    for block in x.split(BLOCK):
+    for block, numbers in zip(x.split(BLOCK), in_x.split(BLOCK), strict=True):
         rows = block.double() - centre
         squares = torch.addmm(norms, rows, y.T, alpha=-2).add_(rows.square().sum(1, keepdim=True))
-        yield squares.clamp_(min=0)
+        squares.masked_fill_(numbers[:, None] == in_y, 0)
+        yield squares.clamp_(min=0).sqrt_()
+
+
+def _number_rows(*sets: Tensor) -> list[Tensor]:
+    """A number for each row of each set: (N,), the same for equal rows alone."""
+    numbers: dict[bytes, int] = {}
+    return [
+        torch.tensor([numbers.setdefault(row.tobytes(), len(numbers)) for row in (rows.cpu() + 0.0).numpy()])
+        for rows in sets  # to which 0.0 is added as -0.0 equals it
+    ]

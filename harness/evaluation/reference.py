@@ -15,11 +15,20 @@ from filelock import SoftFileLease, Timeout
 from safetensors import SafetensorError
 from torch import Tensor
 
-from harness.data.cache import CannotStoreError, Entry, acquire_lease, cache_folder, load_entry, read_entry, store
+from harness.data.cache import (
+    CannotStoreError,
+    Entry,
+    acquire_lease,
+    cache_folder,
+    keep_in_memory,
+    load_entry,
+    read_entry,
+    store,
+)
 from harness.errors import DivergedError
 from harness.evaluation.extractors import Extractor
 from harness.evaluation.images import NumberedImages
-from harness.evaluation.manifold import NEIGHBOURS, compute_manifold_scores, neighbour_radii
+from harness.evaluation.manifold import NEIGHBOURS, compute_manifold_scores, count_duplicates, neighbour_radii
 from harness.evaluation.scores import (
     extrapolate_fid,
     frechet_distance,
@@ -37,13 +46,14 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Scores = dict[str, float]
 POLL_SECONDS = 5
+WHAT_DUPLICATES_DO = "they shrink the balls of precision, recall, density and coverage"
 FEWEST_IN_SPLITS = 100  # images: ten splits of a few each score next to nothing
 
 
 @dataclass(frozen=True)
 class Reference:
     """Moments of the real images with the square root of their covariance; features of the first ones and the radii of
-    their neighbourhoods (none if there are too few); and the noise floor.
+    their neighbourhoods (none if there are too few); the noise floor; how many of the first images are `duplicates`.
 
     The floor is what real images score against real images: `split_half`, one half of them against the other, and
     `train_test`, the other split, where there is one. A score below it says nothing.
@@ -54,6 +64,7 @@ class Reference:
     features: Tensor
     radii: Tensor | None
     floor: dict[str, Scores]
+    duplicates: int = 0
 
     def score(self, fake: ImageStatistics, device: torch.device) -> Scores:
         """Every score that the statistics of n images allow.
@@ -80,6 +91,8 @@ class Reference:
 
     def _neighbours(self, fake: ImageStatistics, device: torch.device) -> Scores:
         real, features = self.features.to(device), fake.features.to(device)
+        if not len(real):  # of statistics that somebody gave
+            return {}
         kid, stderr = kernel_distance(real, features, build_generator(0, "kid"))
         scores = {"kid": kid} if stderr is None else {"kid": kid, "kid_stderr": stderr}
         if self.radii is not None and len(features) > NEIGHBOURS:
@@ -142,10 +155,11 @@ def cached_together(
     """
     found: Entry | None = None
     lease: SoftFileLease | None = None
+    refusal: CannotStoreError | None = None
     looks = 0
 
     def look() -> Literal["found", "ours", "wait"]:
-        nonlocal found, lease, looks
+        nonlocal found, lease, refusal, looks
         with suppress(OSError, ValueError, SafetensorError):
             found = read_entry(path)
             return "found"
@@ -157,7 +171,7 @@ def cached_together(
                 logger.warning("another job computes %s; waiting for it", path)
             return "wait"
         except CannotStoreError as error:
-            logger.warning("%s; going on without storing it", error)
+            refusal = error
             return "ours"
         found = load_entry(path)  # another job may just have made it
         return "ours" if found is None else "found"
@@ -165,7 +179,7 @@ def cached_together(
     def make() -> None:
         nonlocal found
         entry = finish(gathered)
-        found = entry if lease is None else store(path, entry)
+        found = store(path, entry) if refusal is None else keep_in_memory(entry, refusal)
 
     try:
         while (state := processes.on_main(look)) == "wait":
@@ -196,9 +210,22 @@ def _to_entry(real: ImageStatistics, other: ImageStatistics | None, device: torc
     }
     if reference.radii is not None:
         tensors["radii"] = reference.radii
-    return tensors, {"n": str(real.n), "floor": json.dumps(floor)}
+    duplicates = str(count_duplicates(real.features))
+    return tensors, {"n": str(real.n), "floor": json.dumps(floor), "duplicates": duplicates}
 
 
 def _from_entry(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Reference:
     moments = Moments(int(metadata["n"]), tensors["mean"], tensors["covariance"])
-    return Reference(moments, tensors["root"], tensors["features"], tensors.get("radii"), json.loads(metadata["floor"]))
+    floor, duplicates = json.loads(metadata["floor"]), int(metadata["duplicates"])
+    if duplicates:
+        n = len(tensors["features"])
+        logger.warning(
+            "%d of the first %d real images have the features of another: %s", duplicates, n, WHAT_DUPLICATES_DO
+        )
+    return Reference(moments, tensors["root"], tensors["features"], tensors.get("radii"), floor, duplicates)
+
+
+def build_given_reference(moments: Moments) -> Reference:
+    """Of a mean and a covariance alone: it gives a FID, and no score that compares images."""
+    n_features = len(moments.mean)
+    return Reference(moments, matrix_square_root(moments.covariance), torch.empty(0, n_features), None, {})

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from harness.data.formats import resize as antialiased
+from harness.data.pixels import resize as antialiased
 from harness.protocol import Resize
 
 

@@ -57,4 +57,15 @@ def fit_codes(sampler: Sampler, mu: Tensor, sigma: Tensor, seed: int) -> CodeDis
         covariances, means, weights = (
             torch.as_tensor(array) for array in (mixture.covariances_, mixture.means_, mixture.weights_)
         )
-    return CodeDistribution(weights.float(), means.float(), torch.linalg.cholesky(covariances).float())
+    return CodeDistribution(weights.float(), means.float(), _factorise(covariances).float())
+
+
+def _factorise(covariances: Tensor) -> Tensor:
+    """Matrices F with F F^T the covariances (K, Z, Z): Cholesky's, or, where fewer codes than dimensions leave one
+    singular, the eigenvectors times the roots of the eigenvalues.
+    """
+    factors, failed = torch.linalg.cholesky_ex(covariances)
+    if not failed.any():
+        return factors
+    values, vectors = torch.linalg.eigh(covariances)
+    return vectors * values.clamp(min=0).sqrt()[:, None, :]

@@ -169,7 +169,9 @@ def _cached_evaluators(processes: Processes) -> Any:
     def build(described: str) -> list[Evaluator]:
         config = build_config(json.loads(described))
         data = processes.main_first(
-            lambda: load_training_set(config.dataset, config.image_size, config.channels, config.max_images)
+            lambda: load_training_set(
+                config.dataset, config.image_size, config.channels, config.max_images, config.crop
+            )
         ).to(processes.device)
         return [Evaluator(protocol, data, processes, config.max_images) for protocol in config.protocol]
 

@@ -41,6 +41,7 @@ def describe_environment(engine: Engine, data: TrainingSet) -> dict[str, Any]:
         "compiled": engine.compiles,
         "command": sys.argv,
         "data_sha256": data.sha256,
+        "data": data.describe(),
     }
 
 

@@ -19,7 +19,9 @@ def load_feature_network(config: RunConfig, device: torch.device) -> Callable[[T
     """
     weights = config.feature_weights
     if weights is None or weights.suffix == ".safetensors":
-        classifier, _ = load_classifier(config.dataset, config.image_size, weights, field="feature_weights")
+        classifier, _ = load_classifier(
+            config.dataset, config.image_size, weights, field="feature_weights", crop=config.crop
+        )
         return classifier.requires_grad_(False).to(device).activations
     network = load_torchscript(weights, device)
     for parameter in network.parameters():

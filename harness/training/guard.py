@@ -33,7 +33,7 @@ def check_folder(folder: RunFolder, config: RunConfig) -> None:
         raise InputError(
             f"{folder.config_file} describes another run ({details}); was it edited, or its folder renamed?"
         )
-    data_sha256 = read_data_checksum(config.dataset, config.image_size)
+    data_sha256 = read_data_checksum(config.dataset, config.image_size, config.crop)
     if data_sha256 is not None and environment.get("data_sha256", data_sha256) != data_sha256:
         raise InputError(
             f"{folder.path} was trained on other data than {config.dataset} is now; "

@@ -96,7 +96,7 @@ def prepare(config: RunConfig, processes: Processes | None = None) -> tuple[Engi
             f"set it to {2 * parts} or more"
         )
     data = processes.main_first(
-        lambda: load_training_set(config.dataset, config.image_size, config.channels, config.max_images)
+        lambda: load_training_set(config.dataset, config.image_size, config.channels, config.max_images, config.crop)
     )
     processes.require_same("data", data.sha256)
     if config.batch_size > len(data):

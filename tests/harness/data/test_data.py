@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from harness.data.formats import resize
+from harness.data.pixels import resize
 from harness.data.sets import TrainingSet
 from harness.data.staging import load_training_set
 from harness.seeding import GlobalNoise, compute_permutation, derive_seed

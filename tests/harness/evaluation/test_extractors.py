@@ -113,7 +113,7 @@ class Overflow(nn.Module):
     """Features of bright images are infinite."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return 1 / (x.amax(dim=(2, 3)) < 200)
+        return 1 / (x.amin(dim=(2, 3)) < 200)
 
 
 class MeanColourAndLogits(nn.Module):
