@@ -189,7 +189,7 @@ class EvaluationFolder:
         found: dict[Key, Record] = {}
         for line in lines:
             try:
-                record = json.loads(line)
+                record = _parse(line)
                 if epoch in (None, record["epoch"]):
                     found.setdefault(key_of(record), record)
             except (ValueError, KeyError, TypeError):
@@ -225,7 +225,7 @@ def parse_records(lines: Iterable[str]) -> Iterator[Record]:
     """Whole records. A last line that a kill cut short is left out. Raises: ValueError if another line is damaged."""
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = _parse(line)
             if not isinstance(record, dict) or not all(
                 isinstance(record.get(k), int) for k in ("epoch", "images_seen")
             ):
@@ -247,10 +247,18 @@ def _read_text(file: Path) -> str:
         raise ValueError(f"{file.name}: {error}") from error
 
 
+def _parse(text: str) -> Any:
+    """Raises: ValueError for what is no JSON, or nested so deeply that nobody can have meant it."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error
+
+
 def _read_object(file: Path) -> dict[str, Any]:
     text = _read_text(file)
     try:
-        content = json.loads(text)
+        content = _parse(text)
     except ValueError as error:
         raise ValueError(f"{file.name}: {error}") from error
     if not isinstance(content, dict):
