@@ -167,7 +167,7 @@ class TestFormats:
             assert result["fid"] == pytest.approx(expected, rel=1e-9)
             assert result["passed_over"]["fake"] == 2
         np.savez(tmp_path / "two.npz", a=images, b=images[::-1])
-        with pytest.raises(InputError, match=r"several arrays .*a uint8 \(90, 40, 40, 3\).*name one as .*two\.npz:NAME"):
+        with pytest.raises(InputError, match=r"several arrays .*a uint8 \(90, 40, 40, 3\).* as .*two\.npz:NAME"):
             _score(folders[0], tmp_path / "two.npz")
         assert _score(folders[0], Path(f"{tmp_path}/two.npz:b"))["fid"] == pytest.approx(expected, rel=1e-6)
 
