@@ -1,10 +1,13 @@
 """The command line: the commands of the three packages, imported only when they run."""
 
 import sys
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
+
+from slurm.commands import plan as plan_runs
 
 app = App(
     name="aaebench",
@@ -45,7 +48,21 @@ app.command("results.commands:report_command", name="report", help="Write report
 app.command("results.compare:compare_command", name="compare", help="What changed between two collections.")
 
 sweep = App(name="sweep", help="Many runs from one YAML file.")
-sweep.command("slurm.commands:plan", name="plan", help="Show what is left to do, and what it costs.")
+
+
+@sweep.command(name="plan", help="Show what is left to do, what it costs, and what its seeds will find.")
+@wraps(plan_runs)
+def plan(path: Path, /, *, out: Path = Path("runs"), **arguments: Any) -> None:
+    from results.compute.seeds import describe_planned
+    from slurm.sweep import find_sweep, load_sweep
+
+    plan_runs(path, out=out, **arguments)
+    configs = load_sweep(find_sweep(path)).configs
+    cells = ((config.dataset, f"{config.variant} {config.options}", config.seed) for config in configs)
+    for line in describe_planned(out, cells):
+        print(line)
+
+
 sweep.command("slurm.commands:submit", name="submit", help="Submit what is missing, to SLURM or here.")
 sweep.command("slurm.commands:status", name="status", help="Show how far it is, and why runs failed.")
 sweep.command("slurm.commands:cancel", name="cancel", help="Cancel its jobs.")

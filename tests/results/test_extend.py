@@ -146,6 +146,14 @@ def test_the_plan_says_what_its_seeds_will_find(runs: Path) -> None:
     assert describe_seeds(reported.iloc[:2], {"mnist": 2}, 5)[0].endswith("before 4 cells of two seeds have been run")
 
 
+def test_sweep_plan_ends_with_it(runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    grid = "grid: {variant: [aae, n_iter], seed: [0, 1, 2]}\nfixed: {epochs: 1}\n"
+    (tmp_path / "three.yaml").write_text(grid)
+    arguments = ["sweep", "plan", str(tmp_path / "three.yaml"), "--out", str(runs), "--executor", "local"]
+    assert call(lambda: app(arguments, result_action="return_value")) == 0
+    assert capfd.readouterr().out.splitlines()[-1].startswith("digits: 3 seeds find an FID that is")
+
+
 class TestOverDataSets:
     def test_effects_that_agree_are_pooled(self) -> None:
 
