@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from harness.errors import CommandError, InputError, PeerLostError
+from harness.escape import printable
 
 SECONDS_TO_SPEAK = 5  # for the main process to say why all of them end
 
@@ -229,7 +230,7 @@ def call(function: Callable[..., Any], *arguments: Any) -> int:
         return 128 + signal.SIGPIPE
     except CommandError as error:
         if _speaks_for_all(error):
-            print(f"aaebench: {error}", file=sys.stderr)
+            print(f"aaebench: {printable(str(error), lines=True)}", file=sys.stderr)
         return error.exit_status
     except OSError as error:  # of the device behind standard output, or of a name that no file can have
         print(f"aaebench: {error}", file=sys.stderr)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from harness.allocation import count_cores
 from harness.errors import InputError
+from harness.escape import printable
 from harness.terminal import console
 from results.compute.analysis import analyse
 from results.compute.looks import load_looks
@@ -21,7 +22,7 @@ from results.read.collect import Collection, collect
 from results.read.index import State, compute_generation, scan
 from results.read.labels import NEUTRAL, label_cells, name_setting
 from results.read.protocols import choose_protocol, describe_choice
-from results.show.write import is_current, write_collection
+from results.show.write import is_current, write_collection, writing
 
 SHOWN = {"fid": 2, "inception_score": 2, "sigma_mean": 3, "noise_share": 3, "reconstruction_l1": 3}
 
@@ -60,7 +61,8 @@ def collect_command(
     if not is_current(out, manifest):
         collection = load_collection(runs, states)
         analysis = analyse(choose_protocol(collection, protocol, required=False), epoch, margin, looks)
-        write_collection(analysis, out, manifest)
+        with writing(out, manifest) as output:
+            write_collection(analysis, output)
     print_problems(pd.read_csv(out / "problems.csv"))
     print_gap(pd.read_csv(out / "gap.csv"))
     print(out)
@@ -114,10 +116,11 @@ def report_command(
             analysis = analyse(chosen, epoch, margin, looks)
             if choice := describe_choice(chosen):
                 console.print(choice, highlight=False, markup=False, soft_wrap=True)
-            write_collection(analysis, out, manifest)
-            write_report(analysis, out, refresh=every if watch and unfinished else None)
+            with writing(out, manifest) as output:
+                write_collection(analysis, output)
+                write_report(analysis, output, refresh=every if watch and unfinished else None)
             reported = manifest
-            console.print(f"{out / 'report.html'}: {unfinished} runs to go", highlight=False)
+            console.print(f"{out / 'report.html'}: {unfinished} runs to go", highlight=False, markup=False)
         if not watch or not unfinished:
             break
         time.sleep(every)
@@ -151,7 +154,7 @@ def describe_request(
 def print_problems(problems: pd.DataFrame) -> None:
     """On standard error, a line each."""
     for problem in problems.itertuples():
-        text = f"{problem.state}: {problem.path}: {problem.reason}"
+        text = printable(f"{problem.state}: {problem.path}: {problem.reason}", lines=True)
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -166,7 +169,7 @@ def print_gap(gap: pd.DataFrame) -> None:
         scores = (f"{row['fid_paper']:.2f}", f"{row['fid_clean']:.2f}", f"{row['fid_gap']:+.2f}")
         n = f"{row['n_paper']}, {row['n_clean']}"
         table.add_row(name_setting(row["dataset"], row), str(row["image_size"]), label, row["sampler"], n, *scores)
-    Console(width=max(120, Console().width), highlight=False).print(table)
+    Console(width=max(120, Console().width), highlight=False, markup=False).print(table)
 
 
 def print_summary(summary: pd.DataFrame) -> None:
@@ -182,7 +185,7 @@ def print_summary(summary: pd.DataFrame) -> None:
             table.add_column(name, justify="left" if name in (*named, "collapse") else "right", no_wrap=True)
         for line in _lines(cells.assign(variant=label_cells(cells)), named):
             table.add_row(*line)
-        Console(width=max(160, Console().width), highlight=False).print(table)
+        Console(width=max(160, Console().width), highlight=False, markup=False).print(table)
 
 
 def _lines(rows: pd.DataFrame, named: list[str]) -> Iterator[list[str]]:

@@ -101,8 +101,11 @@ def compare_command(
     require_margin(margin)
     comparison = compare(load_reported(a, protocol), load_reported(b, protocol), threshold, margin)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_table(comparison.table, COMPARE, out / "compare")
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            write_table(comparison.table, COMPARE, out / "compare.csv")
+        except OSError as error:
+            raise InputError(f"cannot write to {out}: {error}; choose another folder with --out") from error
     print_comparison(comparison, threshold)
     worse = comparison.table[comparison.table["regression"] == "yes"]
     if len(worse):
@@ -252,12 +255,12 @@ def _name_places(comparison: Comparison, rows: pd.DataFrame) -> list[str]:
 
 def print_comparison(comparison: Comparison, threshold: float) -> None:
     """What changed, a line each; what did not, counted."""
-    table, output = comparison.table, Console(width=max(140, Console().width), highlight=False)
+    table, output = comparison.table, Console(width=max(140, Console().width), highlight=False, markup=False)
     for name, (first, second) in comparison.settings.items():
-        output.print(f"{name}: {first} in A, {second} in B", markup=False)
+        output.print(f"{name}: {first} in A, {second} in B")
     for side, cells in (("A", comparison.only_a), ("B", comparison.only_b)):
         for cell in cells:
-            output.print(f"only in {side}: {cell}", markup=False)
+            output.print(f"only in {side}: {cell}")
     quiet = table["verdict"].isin(["identical", "equivalent", "undecided"])
     counts = table["verdict"].value_counts()
     output.print("; ".join(f"{n} {verdict}" for verdict, n in counts.items()) + f" of {len(table)} comparisons")

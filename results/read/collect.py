@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harness.escape import printable
 from harness.record import Record, RunFolder
 from results.read.folder import FLOOR
 from results.read.index import Index, State, load_index, scan
@@ -46,12 +47,28 @@ class Collection:
         return self.table.to_pandas()
 
     def read_records(self, run_id: str) -> list[Record]:
-        """A run's records: the losses of every epoch."""
-        return RunFolder(self.paths[run_id]).read_records()
+        """A run's records: the losses of every epoch; none of a run that was removed or damaged since."""
+        from harness.schema import check_records  # noqa: PLC0415 (imports pydantic)
+
+        try:
+            records = RunFolder(self.paths[run_id]).read_records()
+            check_records(records)
+        except (OSError, ValueError):
+            return []
+        return records
 
     def read_posteriors(self, run_id: str, protocol_id: str) -> list[Record]:
-        """A run's diagnostics of the posterior, with what the table has no columns for: histograms, by epoch."""
-        lines = RunFolder(self.paths[run_id]).evaluation(protocol_id).read()
+        """A run's diagnostics of the posterior, with what the table has no columns for: histograms, by epoch.
+
+        None of a run that was removed or damaged since.
+        """
+        from harness.schema import check_evaluation  # noqa: PLC0415 (imports pydantic)
+
+        try:
+            lines = RunFolder(self.paths[run_id]).evaluation(protocol_id).read()
+            check_evaluation(lines)
+        except (OSError, ValueError, OverflowError):
+            return []
         return sorted((line for line in lines if "sampler" not in line), key=lambda line: line["epoch"])
 
     def select(self, run_ids: set[str]) -> "Collection":
@@ -82,9 +99,9 @@ def collect(root: Path, states: dict[str, State] | None = None, processes: int =
         run_id, state, reason = entry["run_id"], entry["state"], entry["reason"]
         if state != "damaged" and run_id in paths:
             state, reason = "damaged", f"another folder of this run was read: {paths[run_id]}"
-            copies.append(path)
+            copies.append(printable(path))
         if state != "done":
-            problems.append({"path": str(root / path), "run_id": run_id, "state": state, "reason": reason})
+            problems.append({"path": printable(str(root / path)), "run_id": run_id, "state": state, "reason": reason})
         if state != "damaged":
             paths[run_id] = root / path
             provenance.append(entry["provenance"])
@@ -92,7 +109,7 @@ def collect(root: Path, states: dict[str, State] | None = None, processes: int =
     for path, run_id, other in _find_repeated(index, copies):
         copies.append(path)
         reason = f"another run of the same cell and seed was read: {other}"
-        problems.append({"path": str(root / path), "run_id": run_id, "state": "damaged", "reason": reason})
+        problems.append({"path": printable(str(root / path)), "run_id": run_id, "state": "damaged", "reason": reason})
         del paths[run_id]
     provenance = [row for row in provenance if row["run_id"] in paths]
     table = _sorted(index, copies)

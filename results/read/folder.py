@@ -4,13 +4,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import NoneType
 from typing import Any
 
+from harness.escape import printable
 from harness.fields import FIELDS
 from harness.record import RECORD_VERSION, Record, RunFolder
-from results.read.schema import CONFIGURATION, IN_TRAINING, NUMBERS
+from results.read.schema import CONFIGURATION, IN_TRAINING
 
+MOST_REASON = 1000  # characters
 FLOOR = "floor."  # of the sampler of scores of real images against real images: floor.<name>
 
 
@@ -38,25 +39,29 @@ def read_folder(folder: RunFolder) -> FolderEntry:
     try:
         return _read(folder)
     except Exception as error:  # what a damaged folder raises is open-ended, and none may stop the others
-        reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
-        return FolderEntry(folder.path.name, reason=reason or type(error).__name__)
+        return FolderEntry(printable(folder.path.name), reason=_describe_error(error))
 
 
 def _read(folder: RunFolder) -> FolderEntry:
-    config, environment, status = folder.read_config(), folder.read_environment(), folder.read_status()
-    records = folder.read_records()
-    run_id, state = folder.path.name, status["state"]
+    # Here, as collecting again when nothing has changed reads nothing and is to start at once.
+    from harness.schema import check_evaluation, check_object, check_records  # noqa: PLC0415
+
+    _require_files(folder)
+    environment = folder.read_environment()
     if (version := environment.get("record_version", RECORD_VERSION)) != RECORD_VERSION:
         raise ValueError(f"its files have version {version}; this aaebench reads version {RECORD_VERSION}: update it")
+    config, status, records = folder.read_config(), folder.read_status(), folder.read_records()
+    check_object("config", config)
+    check_object("environment", environment)
+    check_object("status", status)
+    check_records(records)
+    run_id, state = folder.path.name, status["state"]
     fields = config | {
         "sweep": config["sweep"] or None,
         "options": json.dumps(config["options"], sort_keys=True),
         "training": _describe_training(config),
     }
     configuration = {column.name: fields[column.name] for column in CONFIGURATION}
-    for name, value in configuration.items():
-        if isinstance(value, (list, dict)):
-            raise ValueError(f"config.json: {name} is {value!r}")
     if (original := environment.get("run_id", run_id)) != run_id:
         raise ValueError(f"it holds a copy of the run {original}")
     common = {
@@ -73,6 +78,10 @@ def _read(folder: RunFolder) -> FolderEntry:
     seconds = 0.0
     for evaluation in folder.find_evaluations():
         protocol, lines = evaluation.read_protocol(), evaluation.read()
+        check_object("protocol", protocol)
+        check_evaluation(lines)
+        if protocol["id"] != evaluation.protocol_id:
+            raise ValueError(f"evaluations/{evaluation.protocol_id} is the reading {protocol['id']}; give it that name")
         floor = protocol.pop("floor", {})
         protocols[protocol["id"]] = protocol
         seconds += sum(line.get("time/evaluation_seconds") or 0 for line in lines)
@@ -90,6 +99,20 @@ def _read(folder: RunFolder) -> FolderEntry:
         common,
         rows,
     )
+
+
+def _describe_error(error: Exception) -> str:
+    return printable(str(error) or type(error).__name__, lines=True)[:MOST_REASON]
+
+
+def _require_files(folder: RunFolder) -> None:
+    """Raises: ValueError for a name that is no text, and for what is no file, such as a pipe, which would never end."""
+    name = folder.path.name
+    if printable(name) != name:
+        raise ValueError("its name is no UTF-8, or holds control characters; rename it")
+    for file in (*folder.path.glob("*.json*"), *folder.evaluations.glob("*/*.json*")):
+        if not file.is_file():
+            raise ValueError(f"{printable(file.name)} is no file")
 
 
 def _describe_training(config: dict[str, Any]) -> str:
@@ -149,16 +172,6 @@ def _values(line: Record, group: str) -> dict[str, Any]:
     return {key.removeprefix(group): value for key, value in line.items() if key.startswith(group)}
 
 
-def explain_type(entry: FolderEntry, error: Exception) -> str:
-    """Which value is not of its column's type, where Arrow's own words do not say so."""
-    for row in entry.rows:
-        for name in NUMBERS:
-            value = row.get(name)
-            if isinstance(value, bool) or not isinstance(value, (int, float, NoneType)):
-                return f"{name} is {value!r} in epoch {row['epoch']}"
-    return str(error)
-
-
 def _provenance(
     environment: dict[str, Any], status: dict[str, Any], records: list[Record], evaluation_seconds: float
 ) -> dict[str, Any]:
@@ -186,4 +199,4 @@ def _iso(seconds: float | None) -> str | None:
 
 def _explain(status: dict[str, Any]) -> str:
     progress = f"at epoch {status['epoch']} of {status.get('epochs')}" if "epoch" in status else "not started"
-    return f"{status['reason']} ({progress})" if "reason" in status else progress
+    return f"{printable(status['reason'], lines=True)} ({progress})" if "reason" in status else progress

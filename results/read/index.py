@@ -22,14 +22,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import feather
 
+from harness.escape import printable
 from harness.files import replacing_file
 from harness.record import RunFolder, find_run_folders
-from results.read.folder import FolderEntry, explain_type, read_folder
+from results.read.folder import FolderEntry, read_folder
 from results.read.schema import NUMBERS, RUNS, Column, arrow_schema
 
 NAME = ".aaebench-index.arrow"
 FILES = ("config.json", "environment.json", "status.json", "records.jsonl")
-READERS = ("record", "fields", "measures")  # modules of harness/ that say what is read
+READERS = ("record", "fields", "measures", "schema", "escape")  # modules of harness/ that say what is read
 OF_AN_EVALUATION = ("protocol.json", "records.jsonl")
 RACY_SECONDS = 2  # a file changed so shortly before it was read may change again within its time's resolution
 CHUNK = 64  # folders that a process reads at a time
@@ -79,7 +80,7 @@ def load_index(root: Path, states: dict[str, State], processes: int = 1) -> Inde
     generation = compute_generation(states)
     if not missing and len(known) == len(fresh):
         return Index({path: known[path] for path in states}, table, generation)
-    kept = table.filter(pc.field("folder").isin(pa.array(sorted(fresh), pa.string())))
+    kept = table.filter(pc.field("folder").isin(pa.array(sorted(map(printable, fresh)), pa.string())))
     parts, entries = [kept], {path: known[path] for path in fresh}
     for part, described in _read_all(root, missing, processes):
         parts.append(part)
@@ -125,12 +126,12 @@ def _read_chunk(chunk: tuple[Path, Sequence[str]]) -> tuple[pa.Table, dict[str, 
     entries = {path: read_folder(RunFolder(root / path)) for path in paths}
     try:
         table = _to_arrow(entries)
-    except (pa.ArrowException, OverflowError):  # a value of another type than its column's: whose is it?
+    except (pa.ArrowException, OverflowError, UnicodeError):  # what no column takes, though it is valid: whose is it?
         for path, entry in entries.items():
             try:
                 _to_arrow({path: entry})
-            except (pa.ArrowException, OverflowError) as error:
-                entries[path] = FolderEntry(entry.run_id, reason=explain_type(entry, error))
+            except (pa.ArrowException, OverflowError, UnicodeError) as error:
+                entries[path] = FolderEntry(entry.run_id, reason=str(error))
         table = _to_arrow(entries)
     return table, {path: entry.describe() for path, entry in entries.items()}
 
@@ -138,7 +139,7 @@ def _read_chunk(chunk: tuple[Path, Sequence[str]]) -> tuple[pa.Table, dict[str, 
 def _to_arrow(entries: dict[str, FolderEntry]) -> pa.Table:
     rows = [row for entry in entries.values() for row in entry.rows]
     owners = pa.array([number for number, entry in enumerate(entries.values()) for _ in entry.rows], pa.int64())
-    shared = [{**entry.common, "folder": path} for path, entry in entries.items()]
+    shared = [{**entry.common, "folder": printable(path)} for path, entry in entries.items()]
     names = {name for common in shared for name in common}
 
     def column(name: str) -> pa.Array:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from harness.escape import escape_latex, escape_markdown
 from results.compute.summary import is_missing
 from results.compute.tables import MARKED, SHOWN, PaperTable, format_cell, is_baseline, shown_columns
 
@@ -18,8 +19,13 @@ COMPARABLE = "The published numbers are of one seed."
 def render_markdown(table: PaperTable) -> str:
     """A GitHub-flavoured table, its caption above and what the marks mean below."""
     styles = {"best": lambda text: f"**{text}**", "among the best": lambda text: f"{text} †"}
-    header, cells = _layout(table.rows, styles, lambda text: f"<u>{text}</u>")
-    lines = [f"**{table.caption}**", "", f"| {' | '.join(header)} |", f"|{' --- |' + ' ---: |' * (len(header) - 1)}"]
+    header, cells = _layout(table.rows, styles, lambda text: f"<u>{text}</u>", escape_markdown)
+    lines = [
+        f"**{escape_markdown(table.caption)}**",
+        "",
+        f"| {' | '.join(header)} |",
+        f"|{' --- |' + ' ---: |' * (len(header) - 1)}",
+    ]
     lines += [f"| {' | '.join(row)} |" for row in cells]
     return "\n".join([*lines, "", *notes_of(table.rows), ""])
 
@@ -30,22 +36,22 @@ def render_latex(table: PaperTable) -> str:
         "best": lambda text: f"\\textbf{{{text}}}",
         "among the best": lambda text: f"{text}$^\\dagger$",
     }
-    header, cells = _layout(table.rows, styles, lambda text: f"\\underline{{{text}}}", _escape)
+    header, cells = _layout(table.rows, styles, lambda text: f"\\underline{{{text}}}", escape_latex)
     is_reference = (table.rows["kind"] == "reference").tolist()
     body = []
     for number, row in enumerate(cells):
         if is_reference[number] and (number == 0 or not is_reference[number - 1]):
             body.append("\\midrule")
         body.append(" & ".join(row) + " \\\\")
-    notes = " ".join(_escape(note) for note in notes_of(table.rows))
+    notes = " ".join(escape_latex(note) for note in notes_of(table.rows))
     return "\n".join(
         [
             "\\begin{table}",
             "\\centering",
-            f"\\caption{{{_escape(table.caption)} {notes}}}",
+            f"\\caption{{{escape_latex(table.caption)} {notes}}}",
             f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
             "\\toprule",
-            " & ".join(_escape(name) for name in header) + " \\\\",
+            " & ".join(escape_latex(name) for name in header) + " \\\\",
             "\\midrule",
             *body,
             "\\bottomrule",
@@ -60,7 +66,7 @@ def _layout(
     rows: pd.DataFrame,
     styles: dict[str, Callable[[str], str]],
     underline: Callable[[str], str],
-    escape: Callable[[str], str] = lambda text: text,
+    escape: Callable[[str], str],
 ) -> tuple[list[str], list[list[str]]]:
     sizes = rows["image_size"].nunique() > 1
     measures = shown_columns(rows)
@@ -93,9 +99,3 @@ def notes_of(rows: pd.DataFrame) -> list[str]:
 
 def _plain(value: float) -> str:
     return "" if is_missing(value) else f"{value:g}"
-
-
-def _escape(text: str) -> str:
-    for character in "&%#_":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("±", "$\\pm$").replace("†", "$^\\dagger$")

@@ -4,14 +4,13 @@ import base64
 import io
 from datetime import UTC, datetime
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 from PIL import Image
 
-from harness.errors import InputError
+from harness.files import write_text
 from results.compute.analysis import FILES, Analysis
 from results.read.schema import SCHEMA_VERSION
 from results.show.figures import Drawing, draw_all, save_figure
@@ -26,7 +25,7 @@ from results.show.report_tables import (
     build_spread_table,
 )
 from results.show.sentences import describe
-from results.show.write import write_text
+from results.show.write import Output
 
 SECTIONS = [
     ("summary", "Summary"),
@@ -55,22 +54,13 @@ posterior. Units: sigma and mu as the encoder gives them, KL in nats.
 """
 
 
-def write_report(analysis: Analysis, out: Path, refresh: float | None = None) -> Path:
-    """Write figures/ and report.html to `out`. Returns: the page.
+def write_report(analysis: Analysis, output: Output, refresh: float | None = None) -> None:
+    """Write figures/ and report.html. Raises: OSError.
 
     Args: refresh: seconds after which an open page loads itself anew; None for a page that stays.
-    Raises: InputError if it cannot be written.
     """
-    try:
-        pictures = [_save(drawing, out / "figures") for drawing in draw_all(analysis.collection, analysis.frames)]
-        for file in (out / "figures").glob("*.*"):
-            if file.stem not in {picture["stem"] for picture in pictures}:
-                file.unlink()  # of an earlier report
-        page = out / "report.html"
-        write_text(page, _render(analysis, pictures, refresh))
-    except OSError as error:
-        raise InputError(f"cannot write the report to {out}: {error}; choose another folder with --out") from error
-    return page
+    pictures = [_save(drawing, output) for drawing in draw_all(analysis.collection, analysis.frames)]
+    write_text(output.place("report.html"), _render(analysis, pictures, refresh))
 
 
 def _render(analysis: Analysis, pictures: list[dict[str, Any]], refresh: float | None) -> str:
@@ -144,11 +134,12 @@ def describe_provenance(analysis: Analysis) -> list[tuple[str, str]]:
     ]
 
 
-def _save(drawing: Drawing, folder: Path) -> dict[str, Any]:
+def _save(drawing: Drawing, output: Output) -> dict[str, Any]:
     """Both files of a figure; and the picture itself as a data URI, in the smaller of two forms."""
-    for suffix in ("png", "svg"):
-        save_figure(drawing.figure, folder / f"{drawing.stem}.{suffix}")
-    with Image.open(folder / f"{drawing.stem}.png") as picture:
+    png, svg = (output.place(f"figures/{drawing.stem}.{suffix}") for suffix in ("png", "svg"))
+    save_figure(drawing.figure, png)
+    save_figure(drawing.figure, svg)
+    with Image.open(png) as picture:
         image = picture.convert("RGB")
     forms = []
     for options in ({"lossless": True}, {"quality": 85}):

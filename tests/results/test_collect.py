@@ -107,7 +107,7 @@ class TestProblems:
         [
             ("config.json", "{", "config.json"),
             ("config.json", None, "config.json"),
-            ("config.json", "{}", "missing 'sweep'"),
+            ("config.json", "{}", "missing 'variant'"),
             ("config.json", json.dumps(CONFIG | {"variant": ["x"]}), "variant"),
             ("status.json", '{"state": "half"}', "status.json has the state 'half'"),
             ("evaluations/paper-1/records.jsonl", "", "it is done and has no evaluation"),

@@ -1,5 +1,6 @@
 """report.html as its reader has it: in a real browser (Debian's chromium), offline, from synthetic and real runs."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -7,17 +8,25 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+import results.show.report
 from aaebench import app
 from harness.commands import call
+from harness.errors import InputError
 from harness.record import RunFolder, find_run_folders
+from results.compute.analysis import Analysis, analyse
+from results.read.collect import collect
+from results.read.protocols import choose_protocol
+from results.show.write import load_runs, write_collection, writing
 from tests.conftest import require
 from tests.results.runs import evaluation, score_again, write_campaign, write_run
 
@@ -211,9 +220,12 @@ def test_the_keyboard_reaches_the_filters_the_tables_and_the_headers(reader: Rea
 
 
 def test_names_from_records_cannot_become_markup(browser: Browser, tmp_path: Path) -> None:
-    write_run(tmp_path / "runs", "x", {10: evaluation(3)}, variant="<img src=x onerror=alert(1)>", options={})
+    markup = "<img src=x onerror=alert(1)>"
+    write_run(tmp_path / "runs", "x", {10: evaluation(3)}, variant="own", options={"sigma": markup})
+    write_run(tmp_path / "runs", "y", {10: evaluation(3)}, variant="own", options={"sigma": "plain"})
     assert report(tmp_path / "runs", "--out", tmp_path / "out") == 0
     reader = Reader(browser, tmp_path / "out" / "report.html")
+    assert markup in reader.page.locator("#all-runs").inner_text()
     assert reader.page.locator("img[src=x]").count() == 0
     assert reader.said == []
     reader.context.close()
@@ -228,12 +240,85 @@ def test_a_report_before_anything_was_evaluated_says_so(tmp_path: Path, capfd: p
     assert "queued" in capfd.readouterr().err
 
 
-def test_an_old_reports_figures_go_with_it(tmp_path: Path) -> None:
+def test_an_old_reports_figures_go_with_it_and_the_users_own_files_stay(tmp_path: Path) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    own = [out / "figures" / "photo.pdf", out / "figures" / "figure8-old.png", out / "tables" / "table_notes.tex"]
+    for file in own:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    write_campaign(runs, {"aae": [3.0]})
+    write_campaign(runs, {"aae": [4.0]}, dataset="mnist", prefix="other-")
+    assert report(runs, "--out", out) == 0
+    old = [out / "figures" / "losses-mnist-32px.png", out / "tables" / "table3-mnist.tex"]
+    assert all(file.is_file() for file in old)
+    shutil.rmtree(runs / "other-aae-mnist-32-seed0")
+    assert report(runs, "--out", out) == 0
+    assert not any(file.exists() for file in old)
+    assert [file.read_text() for file in own] == ["mine"] * 3
+
+
+def test_what_a_strangers_manifest_lists_stays_where_it_is(tmp_path: Path) -> None:
     write_campaign(tmp_path / "runs", {"aae": [3.0]})
-    (tmp_path / "out" / "figures").mkdir(parents=True)
-    (tmp_path / "out" / "figures" / "figure8-old.png").write_text("")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    listed = {"../thesis.tex": 4, "notes.txt": 4, str(tmp_path / "thesis.tex"): 4}
+    (tmp_path / "out" / "collection.json").write_text(json.dumps({"files": listed}))
     assert report(tmp_path / "runs", "--out", tmp_path / "out") == 0
-    assert not (tmp_path / "out" / "figures" / "figure8-old.png").exists()
+    assert (tmp_path / "thesis.tex").read_text() == (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_a_report_that_failed_leaves_no_collection_that_looks_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    write_campaign(runs, {"aae": [3.0]})
+    assert report(runs, "--out", out) == 0
+
+    def fill_the_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(results.show.report, "save_figure", fill_the_disk)
+        assert report(runs, "--out", out) == 2
+    assert "choose another folder with --out" in capfd.readouterr().err
+    assert json.loads((out / "collection.json").read_text())["unfinished"]
+    with pytest.raises(InputError, match="not written to its end"):
+        load_runs(out)
+    figures = {file.name for file in (out / "figures").iterdir()}
+    assert report(runs, "--out", out) == 0
+    assert {file.name for file in (out / "figures").iterdir()} == figures
+    assert len(load_runs(out)) == 3
+
+
+def test_collecting_into_a_reports_folder_keeps_the_report(tmp_path: Path) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    write_campaign(runs, {"aae": [3.0]})
+    assert report(runs, "--out", out) == 0
+    write_campaign(runs, {"n_iter": [3.0]})
+    assert call(lambda: app(["collect", str(runs), "--out", str(out)], result_action="return_value")) == 0
+    assert (out / "report.html").is_file()
+    assert (out / "figures" / "figure9-fid.png").is_file()
+    assert len(load_runs(out)) == 6
+
+
+def test_two_collectors_at_once_into_one_folder_both_succeed(tmp_path: Path) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    write_campaign(runs, {"aae": [3.0, 4.0], "n_iter": [3.0, 4.0]})
+    command = [sys.executable, "-m", "aaebench", "collect", str(runs), "--out", str(out), "--protocol", "paper"]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    with ThreadPoolExecutor(4) as pool:
+        analysis = analyse(choose_protocol(collect(runs), None))
+        for _ in pool.map(lambda number: write_numbered(analysis, out, number), range(12)):
+            pass
+    assert [(process.communicate()[1], process.returncode)[1] for process in processes] == [0, 0]
+    assert len(load_runs(out)) == len(pd.read_csv(out / "runs.csv")) == 12
+    assert not [file for file in out.rglob("*") if file.name.startswith(".writing")]
+
+
+def write_numbered(analysis: Analysis, out: Path, number: int) -> None:
+    with writing(out, {"number": number}) as output:
+        write_collection(analysis, output)
 
 
 class TestBadInput:

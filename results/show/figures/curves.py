@@ -13,11 +13,14 @@ from results.show.figures.style import (
     build_panels,
     cells_of,
     evaluations,
+    mask_undrawable,
+    note_undrawable,
     plot_seeds,
     split_settings,
     style_of,
 )
 
+MOST_PHASES = 12  # in a figure: a variant of our own has four at most
 ODD = "far off its cell's other seeds"
 RING: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": "#a3261b"}
 BANDS = "Thin lines: seeds; markers: their mean; bands: its 95 % interval, of three seeds or more."
@@ -45,7 +48,7 @@ def _draw_measure(
     odd: Container[str] = (),
 ) -> Iterator[Drawing]:
     rows = evaluations(collection)
-    settings = split_settings(rows[rows[measure].notna()])
+    settings, more = split_settings(rows[rows[measure].notna()])
     if not settings:
         return
     styles = style_of(cells_of(rows))
@@ -65,28 +68,33 @@ def _draw_measure(
             )
         used.append(axis)
     add_legend(figure, used)
-    yield Drawing(stem, title, BANDS, figure)
+    yield Drawing(stem, title, BANDS + more + note_undrawable(collection, measure), figure)
     plt.close(figure)
 
 
 def draw_losses(collection: Collection) -> Iterator[Drawing]:
     """Learning curves: each phase's loss over all epochs, a figure per setting, every seed a line."""
-    for name, stem, group in split_settings(evaluations(collection)):
+    settings, more = split_settings(evaluations(collection))
+    for name, stem, group in settings:
         runs = group.drop_duplicates("run_id")
         parts = []
         for run_id, cell in zip(runs["run_id"], runs["cell"], strict=True):
             records = pd.DataFrame(collection.read_records(run_id))
-            losses = records[["epoch", *(key for key in records if str(key).startswith("loss/"))]]
-            parts.append(losses.assign(run_id=run_id, cell=cell))
+            losses = [str(key) for key in records if str(key).startswith("loss/")]
+            if losses:
+                parts.append(mask_undrawable(records[["epoch", *losses]], losses).assign(run_id=run_id, cell=cell))
+        if not parts:
+            continue
         table = pd.concat(parts, ignore_index=True)
         phases = [str(key) for key in table if str(key).startswith("loss/")]
-        if not phases:
-            continue
+        others = f" The first {MOST_PHASES} of {len(phases)} phases." if len(phases) > MOST_PHASES else ""
+        phases = phases[:MOST_PHASES]
         styles = style_of(cells_of(group))
         figure, axes = plt.subplots(1, len(phases), figsize=(3.6 * len(phases) + 1.6, 3.1), squeeze=False)
         for axis, phase in zip(axes[0], phases, strict=True):
             plot_seeds(axis, table, phase, styles)
             axis.set(title=phase.removeprefix("loss/"), ylabel="loss")
         add_legend(figure, list(axes[0]))
-        yield Drawing(f"losses-{stem}", f"Learning curves, {name}", f"The mean of each epoch's steps. {BANDS}", figure)
+        caption = f"The mean of each epoch's steps. {BANDS}{others}{more}"
+        yield Drawing(f"losses-{stem}", f"Learning curves, {name}", caption, figure)
         plt.close(figure)

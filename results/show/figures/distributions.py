@@ -10,12 +10,14 @@ from matplotlib.axes import Axes
 
 from results.read.collect import Collection
 from results.show.figures.style import (
+    LARGEST,
     Drawing,
     add_legend,
     build_panels,
     cells_of,
     count_epochs,
     evaluations,
+    note_undrawable,
     split_settings,
     style_of,
 )
@@ -26,17 +28,19 @@ MOST_COLUMNS = 8
 def draw_posterior(collection: Collection) -> Iterator[Drawing]:
     """Histograms of mu (top) and sigma (bottom) over epochs, a figure per setting (the paper's Fig. 10)."""
     rows = evaluations(collection)
-    for name, stem, group in split_settings(rows[rows["sigma_mean"].notna()]):
+    settings, more = split_settings(rows[rows["sigma_mean"].notna()])
+    for name, stem, group in settings:
         cells = cells_of(group)[:MOST_COLUMNS]
         styles = style_of(cells_of(group))
         figure, axes = plt.subplots(
             2, len(cells), figsize=(2.1 * len(cells) + 1, 4.4), squeeze=False, sharex=True, sharey="row"
         )
-        drawn = False
+        drawn, left_out = False, 0
         for column, cell in enumerate(cells):
             runs = group.loc[group["cell"] == cell, ["run_id", "protocol_id"]].drop_duplicates()
             for axis, what in zip(axes[:, column], ("mu", "sigma"), strict=True):
-                drawn |= _draw_histograms(axis, collection, runs, what, styles[cell])
+                any_drawn, others = _draw_histograms(axis, collection, runs, what, styles[cell])
+                drawn, left_out = drawn or any_drawn, left_out + others
             axes[0, column].set_title(cell.replace(" (", "\n("), fontsize=9)
             count_epochs(axes[1, column])
         axes[0, 0].set_ylabel("μ")
@@ -52,40 +56,55 @@ def draw_posterior(collection: Collection) -> Iterator[Drawing]:
             caption += (
                 f" The first {MOST_COLUMNS} of {len(cells_of(group))}." if len(cells_of(group)) > MOST_COLUMNS else ""
             )
+            caption += f" Not drawn: {left_out} histograms of other bins, or of none." if left_out else ""
+            caption += more
             yield Drawing(f"figure10-{stem}", f"Fig. 10: mu and sigma over training, {name}", caption, figure)
         plt.close(figure)
 
 
-def _draw_histograms(axis: Axes, collection: Collection, runs: pd.DataFrame, what: str, style: dict[str, Any]) -> bool:
+def _draw_histograms(
+    axis: Axes, collection: Collection, runs: pd.DataFrame, what: str, style: dict[str, Any]
+) -> tuple[bool, int]:
+    """Returns: whether there was any, and how many could not be drawn into the bins of the first."""
     pooled: dict[int, np.ndarray] = {}
-    edges = np.empty(0)
+    edges, left_out = None, 0
     for run_id, protocol_id in runs.itertuples(index=False):
         epochs, medians = [], []
         for record in collection.read_posteriors(run_id, protocol_id):
             histogram = record.get(f"posterior/{what}_histogram")
             if histogram is None:
                 continue
-            edges, counts = np.array(histogram["edges"]), np.array(histogram["counts"], float)
+            own, counts = np.array(histogram["edges"], float), np.array(histogram["counts"], float)
+            edges = own if edges is None and _is_drawable(own, counts) else edges
+            if edges is None or not np.array_equal(own, edges) or not _is_drawable(own, counts):
+                left_out += 1
+                continue
             pooled[record["epoch"]] = pooled.get(record["epoch"], 0) + counts
             epochs.append(record["epoch"])
             medians.append(np.interp(counts.sum() / 2, np.concatenate([[0], counts.cumsum()]), edges))
         axis.plot(epochs, medians, color=style["color"], linewidth=1.1)
-    if not pooled:
-        return False
+    if not pooled or edges is None:
+        return False, left_out
     epochs = sorted(pooled)
     density = np.stack([pooled[epoch] / pooled[epoch].sum() for epoch in epochs], axis=1)
     middles = (np.array(epochs[:-1]) + np.array(epochs[1:])) / 2
     borders = np.concatenate([[epochs[0] - 0.5], middles, [epochs[-1] + 0.5]])
     shade = np.sqrt(density / density.max(axis=0))  # each epoch's mode is as dark; the square root shows the tails
     axis.pcolormesh(borders, edges, shade, cmap="Greys", vmin=0, vmax=1.5, rasterized=True, zorder=0)
-    return True
+    return True, left_out
+
+
+def _is_drawable(edges: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether they are bins, one beside the other, with something in them."""
+    bins = len(edges) == len(counts) + 1 and (np.diff(edges) > 0).all() and np.abs(edges).max() <= LARGEST
+    return bool(bins and 0 < counts.sum() <= LARGEST)
 
 
 def draw_fid_against_noise_share(collection: Collection) -> Iterator[Drawing]:
     """Each run's way through the plane of noise share and FID, a panel per setting."""
     rows = evaluations(collection)
     rows = rows.dropna(subset=["noise_share", "fid"])
-    settings = split_settings(rows)
+    settings, more = split_settings(rows)
     if not settings:
         return
     styles = style_of(cells_of(rows))
@@ -105,6 +124,7 @@ def draw_fid_against_noise_share(collection: Collection) -> Iterator[Drawing]:
         used.append(axis)
     add_legend(figure, used)
     caption = "Lines: each seed from its first to its last evaluation, the marker. Shaded: less than 5 % is noise."
+    caption += more + note_undrawable(collection, "fid")
     yield Drawing("fid-noise-share", "FID against noise share", caption, figure)
     plt.close(figure)
 

@@ -1,14 +1,16 @@
 """Sweep curves: a measure over the one number in which a variant's runs differ (mapping depth, n, KLD weight)."""
 
 import json
+import math
 from collections.abc import Iterator
 
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogFormatter
 
 from results.compute.statistics import compute_half_width
 from results.read.collect import Collection
-from results.show.figures.style import COLORS, Drawing, evaluations, show_seeds, split_settings
+from results.show.figures.style import COLORS, LARGEST, Drawing, evaluations, show_seeds, split_settings
 
 SHOWN = [("fid", "FID"), ("noise_share", "noise share")]
 
@@ -18,11 +20,12 @@ def draw_option_curves(collection: Collection) -> Iterator[Drawing]:
     rows = evaluations(collection)
     rows = rows[rows["state"] == "done"]
     last = rows[rows["epoch"] == rows.groupby("run_id")["epoch"].transform("max")]
-    for name, stem, group in split_settings(last):
+    settings, more = split_settings(last)
+    for name, stem, group in settings:
         for variant, runs in group.groupby("variant", sort=False):
             options = pd.DataFrame([json.loads(text) for text in runs["options"]], index=runs.index)
             for option in options:
-                numbers = pd.to_numeric(options[option], errors="coerce")
+                numbers = options[option].map(_to_number)
                 if numbers.nunique() < 3 or numbers.isna().any():
                     continue
                 others = options.drop(columns=option)
@@ -31,9 +34,15 @@ def draw_option_curves(collection: Collection) -> Iterator[Drawing]:
                 lines = lines if len(others.columns) else pd.Series("", index=runs.index)
                 figure = _draw(runs.assign(number=numbers, line=lines), str(option))
                 title = f"{variant}: {option}, {name}"
-                caption = "Dots: seeds; line: their mean; bars: its 95 % interval. Last epoch of finished runs."
+                caption = "Dots: seeds; line: their mean; bars: its 95 % interval. Last epoch of finished runs." + more
                 yield Drawing(f"option-{str(variant).rpartition(':')[2]}-{option}-{stem}", title, caption, figure)
                 plt.close(figure)
+
+
+def _to_number(value: object) -> float:
+    """NaN for what is no number that can be drawn."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+    return float(value) if is_number else math.nan
 
 
 def _draw(runs: pd.DataFrame, option: str):
@@ -52,6 +61,7 @@ def _draw(runs: pd.DataFrame, option: str):
         show_seeds(axis, runs[measure].dropna())
         if is_logarithmic:
             axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(LogFormatter())
         if runs["line"].nunique() > 1:
             axis.legend(fontsize=7)
     figure.tight_layout()

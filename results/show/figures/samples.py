@@ -8,12 +8,14 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from PIL import Image
 
+from harness.escape import printable
 from results.compute.baseline import BASELINE
 from results.compute.summary import SETTING
 from results.read.collect import Collection
 from results.show.figures.style import Drawing, evaluations, split_settings
 
 GRID = 8  # samples a side in a run's PNG
+MOST_SIDE = 1024  # pixels of one sample
 SHAPE = (3, 8)  # rows and columns shown of it
 
 
@@ -22,7 +24,7 @@ def draw_samples(collection: Collection) -> Iterator[Drawing]:
     rows = _pictured(collection)
     if rows.empty:
         return
-    settings = split_settings(rows)
+    settings, more = split_settings(rows)
     if len(settings) == 1:
         name, _, rows = settings[0]
         columns = [(f"seed {seed}", group) for seed, group in rows.groupby("seed")]
@@ -46,7 +48,7 @@ def draw_samples(collection: Collection) -> Iterator[Drawing]:
         line[0].set_ylabel(cell.replace(" (", "\n("), rotation=0, ha="right", va="center", fontsize=9)
     for axis, (name, _) in zip(axes[0], columns, strict=True):
         axis.set_title(name, fontsize=9)
-    yield Drawing("figure7-samples", "Fig. 7: prior samples", f"{note}, at the last evaluation.", figure)
+    yield Drawing("figure7-samples", "Fig. 7: prior samples", f"{note}, at the last evaluation.{more}", figure)
     plt.close(figure)
 
 
@@ -56,7 +58,8 @@ def draw_pair(collection: Collection) -> Iterator[Drawing]:
     for figure_name, other, sizes in (("Fig. 4", "vae_gan", None), ("Fig. 8", "n_iter", [64])):
         chosen = rows[rows["variant"].isin([BASELINE, other])]
         chosen = chosen if sizes is None else chosen[chosen["image_size"].isin(sizes)]
-        for name, stem, group in split_settings(chosen):
+        settings, more = split_settings(chosen)
+        for name, stem, group in settings:
             common = set(group.loc[group["variant"] == BASELINE, "epoch"]) & set(
                 group.loc[group["variant"] == other, "epoch"]
             )
@@ -72,7 +75,7 @@ def draw_pair(collection: Collection) -> Iterator[Drawing]:
             figure.tight_layout()
             number = figure_name[-1]
             title = f"{figure_name}: the AAE beside {other}, {name}"
-            yield Drawing(f"figure{number}-{stem}", title, f"Prior samples at epoch {epoch}.", figure)
+            yield Drawing(f"figure{number}-{stem}", title, f"Prior samples at epoch {epoch}.{more}", figure)
             plt.close(figure)
 
 
@@ -95,6 +98,15 @@ def _first_seed(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["seed"] == rows.groupby([*keys, "cell"], dropna=False)["seed"].transform("min")]
 
 
+def _read_picture(file: str) -> np.ndarray:
+    """(H, W, 3) uint8. Raises: ValueError before its pixels are read if they are no grid of images; others as PIL."""
+    with Image.open(file) as image:
+        width, height = image.size
+        if width != height or width % GRID or not 1 < width // GRID <= MOST_SIDE:
+            raise ValueError(f"{width} x {height} px are no {GRID} x {GRID} images")
+        return np.asarray(image.convert("RGB"))
+
+
 def _show(axis: Axes, collection: Collection, rows: pd.DataFrame, shape: Sequence[int]) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
@@ -105,11 +117,10 @@ def _show(axis: Axes, collection: Collection, rows: pd.DataFrame, shape: Sequenc
         )
         return
     try:
-        picture = np.asarray(Image.open(rows["picture"].iloc[0]).convert("RGB"))
-    except OSError as error:
-        axis.text(
-            0.5, 0.5, f"damaged picture\n{error}"[:60], ha="center", va="center", fontsize=7, transform=axis.transAxes
-        )
+        picture = _read_picture(rows["picture"].iloc[0])
+    except Exception as error:  # what a damaged picture raises is open-ended, and none may stop the report
+        text = printable(f"damaged picture\n{error}", lines=True)[:60]
+        axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, transform=axis.transAxes)
         return
     side = picture.shape[0] // GRID
     axis.imshow(picture[: side * shape[0], : side * shape[1]], interpolation="nearest")

@@ -13,12 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from harness.files import replacing_file
 from results.compute.statistics import compute_half_width
 from results.compute.summary import SETTING, primary_rows
 from results.read.collect import PAPER_ORDER, Collection
 from results.read.labels import label_cells, name_setting
+from results.read.schema import NUMBERS
 
 mpl.use("agg")
+LARGEST = 1e30  # that is drawn
 MOST_PANELS = 12  # settings shown; a caption says where there are more
 FEWEST_SEEDS = 3  # that get a band: the 95 % interval of two is 13 standard errors wide, and hides the rest
 # Okabe and Ito's colours, which the colour-blind can tell apart, from dark to light so that grey tells them too.
@@ -32,6 +35,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlesize": 10,
     "legend.frameon": False,
     "svg.hashsalt": "aaebench",  # the same figure is the same file
+    "text.parse_math": False,  # names and options are text, dollar signs and all
 }
 mpl.rcParams.update(STYLE)
 
@@ -47,14 +51,31 @@ class Drawing:
 
 
 def evaluations(collection: Collection) -> pd.DataFrame:
-    """All prior-sample rows, of runs of every state, with `cell`: the label of what was trained."""
+    """All prior-sample rows, of runs of every state, with `cell`: the label of what was trained.
+
+    Numbers that cannot be drawn are missing.
+    """
     runs = primary_rows(collection.runs)
     runs = runs[runs["sampler"] == "prior"]
-    return runs.assign(cell=label_cells(runs))
+    return mask_undrawable(runs, NUMBERS).assign(cell=label_cells(runs))
 
 
-def split_settings(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
-    """(title, stem, rows) of each setting, MOST_PANELS of them at most."""
+def mask_undrawable(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The rows with numbers that are infinite, or so large that an axis of them overflows, as missing ones."""
+    numbers = rows[columns].apply(pd.to_numeric, errors="coerce")
+    return rows.assign(**numbers.where(numbers.abs() <= LARGEST))
+
+
+def note_undrawable(collection: Collection, measure: str) -> str:
+    """A sentence on what of a measure is not drawn; nothing where all is."""
+    values = pd.to_numeric(collection.runs[measure], errors="coerce")
+    named = collection.runs["not_finite"].map(lambda names: isinstance(names, str) and measure in names.split())
+    n = int((named | (values.abs() > LARGEST)).sum())
+    return f" Not drawn: {n} values that are not finite or beyond {LARGEST:g}." if n else ""
+
+
+def split_settings(rows: pd.DataFrame) -> tuple[list[tuple[str, str, pd.DataFrame]], str]:
+    """(title, stem, rows) of each setting, MOST_PANELS of them at most; and a sentence where there are more."""
     keys = [name for name in SETTING if name != "sampler"]
     settings, stems = [], {}
     for _, group in rows.groupby(keys, dropna=False, sort=False):
@@ -64,7 +85,8 @@ def split_settings(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
         stem += f"-{stems[stem]}" if stems[stem] > 1 else ""
         title = name_setting(f"{first['dataset']} {first['image_size']} px, {first['epochs']} epochs", first)
         settings.append((title, stem, group))
-    return settings[:MOST_PANELS]
+    note = f" Shown: the first {MOST_PANELS} of {len(settings)} settings." if len(settings) > MOST_PANELS else ""
+    return settings[:MOST_PANELS], note
 
 
 def style_of(cells: list[str]) -> dict[str, dict[str, Any]]:
@@ -143,9 +165,7 @@ def add_legend(figure: Figure, axes: list[Axes]) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write it in the format of the file's suffix (PNG, SVG), atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
+    """Write it in the format of the file's suffix (PNG, SVG), atomically. Raises: OSError."""
     options: dict[str, Any] = {"dpi": 130} if path.suffix == ".png" else {"metadata": {"Date": None}, "dpi": 130}
-    figure.savefig(temporary, format=path.suffix[1:], bbox_inches="tight", pad_inches=0.08, **options)
-    temporary.replace(path)
+    with replacing_file(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], bbox_inches="tight", pad_inches=0.08, **options)
