@@ -90,7 +90,7 @@ def test_an_extractor_without_classes_trains_collects_and_exports(tmp_path: Path
         ["report", str(out), "--out", str(tmp_path / "report")],
     ):
         assert call(lambda command=command: app(command, result_action="return_value")) == 0
-    row = pd.read_csv(tmp_path / "collect" / "runs.csv").query("epoch == 1 and sampler == 'prior'").iloc[0]
+    row = pd.read_csv(tmp_path / "tables" / "runs.csv").query("epoch == 1 and sampler == 'prior'").iloc[0]
     assert row["fid"] >= 0
     assert pd.isna(row["inception_score"])
     command = ["export", str(only_folder(out).path), "--out", str(tmp_path / "model")]

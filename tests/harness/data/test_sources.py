@@ -237,7 +237,7 @@ class TestPixels:
             indexed.putpalette([0, 0, 0, 60, 60, 60])
             indexed.paste(1, (0, 0, 8, 4))
             picture = indexed
-        picture.convert(mode).save(tmp_path / "faces" / "a.png", **options)
+        picture.convert(mode).save(tmp_path / "faces" / "a.png", **options)  # pyright: ignore[reportArgumentType]
         path = stage_dataset("faces", 8, tmp_path / "faces")
         (image,) = load_training_set("faces", 8).images
         assert (image[0, :4] == 60).all()
