@@ -10,6 +10,7 @@ from harness.fields import ALWAYS_NAMED, FIELDS, differing, paper_batch_size
 from harness.files import hash_file
 from harness.protocol import Protocol, Reading
 from harness.record import EvaluationFolder, Record, RunFolder, key_of
+from harness.schema import check_object
 
 if TYPE_CHECKING:
     from harness.config import RunConfig  # which imports torch, for the variants
@@ -36,7 +37,7 @@ def find_evaluation(folder: RunFolder, protocol: Protocol, image_size: int) -> E
         try:
             if _describes(protocol, evaluation.read_protocol(), image_size):
                 return evaluation
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue  # damaged: it is made anew
     return None
 
@@ -120,8 +121,10 @@ def describe_run(path: Path, usual_options: Callable[[str], Mapping[str, object]
     try:
         config, status = folder.read_config(), folder.read_status()
         evaluations = [_describe_evaluation(each) for each in folder.find_evaluations()]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is damaged: {error!r}") from error
+        check_object("config", config)
+        check_object("status", status)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
     usual = usual_options(config["variant"])
     options = {name: value for name, value in config["options"].items() if name not in usual or usual[name] != value}
     protocols = [f"{protocol['name']} ({protocol['extractor']})" for protocol in config["protocol"]]

@@ -118,7 +118,7 @@ class RunFolder:
         Raises: ValueError if another line is damaged.
         """
         file = self.path / "records.jsonl"
-        return list(parse_records(file.read_text(encoding="utf-8").splitlines(keepends=True))) if file.exists() else []
+        return list(parse_records(_read_text(file).splitlines(keepends=True))) if file.exists() else []
 
     def keep_records(self, through_epoch: int) -> None:
         """Drop the records after an epoch: what a run wrote after the checkpoint that it resumes from."""
@@ -182,7 +182,7 @@ class EvaluationFolder:
     def read(self, epoch: int | None = None) -> list[Record]:
         """The lines that count, of all epochs or one, in the order in which they were written."""
         file = self.path / "records.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        lines = _read_text(file).splitlines() if file.exists() else []
         if epoch is not None:  # most of a long run's lines need no parsing then
             names_it = re.compile(rf'"epoch":\s*{epoch}\b')
             lines = [line for line in lines if names_it.search(line)]
@@ -237,9 +237,20 @@ def parse_records(lines: Iterable[str]) -> Iterator[Record]:
         yield record
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def _read_text(file: Path) -> str:
+    """Raises: OSError; ValueError for text that is not UTF-8, and for a pipe or a device, whose reading may never end."""
+    if file.exists() and not file.is_file():
+        raise ValueError(f"{file.name} is no file")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file.name}: {error}") from error
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    text = _read_text(file)
+    try:
+        content = json.loads(text)
     except ValueError as error:
         raise ValueError(f"{file.name}: {error}") from error
     if not isinstance(content, dict):

@@ -286,6 +286,8 @@ def read_last_line(log: Path) -> str:
 def read_end(file: Path, size: int = 1 << 14) -> str:
     """The last bytes of a text file; nothing if there is no file."""
     try:
+        if not file.is_file():  # a pipe would have no end
+            return ""
         with file.open("rb") as stream:
             stream.seek(max(0, stream.seek(0, 2) - size))
             return stream.read().decode(errors="replace")

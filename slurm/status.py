@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 from harness.config import RunConfig
 from harness.lock import is_owned
 from harness.readings import find_evaluation, is_settled
-from harness.record import Record, RunFolder, key_of, parse_records
+from harness.schema import check_evaluation, check_object, check_records
+from harness.record import EvaluationFolder, Record, RunFolder, key_of, parse_records
 from slurm.cluster import SlurmJob, read_jobs
 from slurm.process import log_name, read_end
 from slurm.submission import Submission, load_submissions
@@ -92,8 +93,9 @@ def read_status(config: RunConfig, out: Path, placement: Placement | None) -> Ru
     folder = RunFolder(out / config.run_id)
     try:
         status = folder.read_status()
+        check_object("status", status)
         settled = is_settled(folder, config)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         status = {"state": "failed", "reason": f"damaged: {error}; remove the folder to start this run anew"}
         settled = False
     standing, reason = _decide(status, settled, folder, placement)
@@ -155,7 +157,8 @@ def read_newest_record(folder: RunFolder) -> Record:
     try:
         for line in reversed(text.splitlines(keepends=True)):
             for record in parse_records([line]):
-                if "time/epoch_seconds" in record:
+                check_records([record])
+                if record.get("time/epoch_seconds") is not None:
                     return record
     except ValueError:  # damaged, or where the end begins within a line
         pass
@@ -165,18 +168,28 @@ def read_newest_record(folder: RunFolder) -> Record:
 def read_fid(folder: RunFolder, config: RunConfig, epoch: int | None) -> float | None:
     """The FID of prior samples under the run's first protocol, after an epoch, or the newest; None for none."""
     evaluation = find_evaluation(folder, config.protocol[0], config.image_size)
-    lines = evaluation.read(epoch) if evaluation is not None else []
+    lines = read_valid(evaluation, epoch) if evaluation is not None else []
     fids = {line["epoch"]: line.get("eval/fid") for line in lines if key_of(line)[1:] == ("prior", 0)}
     return fids[max(fids)] if fids else None
+
+
+def read_valid(evaluation: EvaluationFolder, epoch: int | None = None) -> list[Record]:
+    """The lines of an evaluation; none of a damaged one, of which `collect` says what is wrong."""
+    try:
+        lines = evaluation.read(epoch)
+        check_evaluation(lines)
+    except (OSError, ValueError, OverflowError):
+        return []
+    return lines
 
 
 def read_evaluation_seconds(folder: RunFolder) -> float:
     """What the newest evaluation took, under all protocols; 0 where there was none yet."""
     total = 0.0
     for evaluation in folder.find_evaluations():
-        lines = evaluation.read()
+        lines = read_valid(evaluation)
         newest = max((line["epoch"] for line in lines), default=0)
-        total += sum(line.get("time/evaluation_seconds", 0.0) for line in lines if line["epoch"] == newest)
+        total += sum(line.get("time/evaluation_seconds") or 0.0 for line in lines if line["epoch"] == newest)
     return total
 
 

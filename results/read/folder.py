@@ -46,7 +46,7 @@ def _read(folder: RunFolder) -> FolderEntry:
     # Here, as collecting again when nothing has changed reads nothing and is to start at once.
     from harness.schema import check_evaluation, check_object, check_records  # noqa: PLC0415
 
-    _require_files(folder)
+    _require_name(folder.path.name)
     environment = folder.read_environment()
     if (version := environment.get("record_version", RECORD_VERSION)) != RECORD_VERSION:
         raise ValueError(f"its files have version {version}; this aaebench reads version {RECORD_VERSION}: update it")
@@ -105,14 +105,10 @@ def _describe_error(error: Exception) -> str:
     return printable(str(error) or type(error).__name__, lines=True)[:MOST_REASON]
 
 
-def _require_files(folder: RunFolder) -> None:
-    """Raises: ValueError for a name that is no text, and for what is no file, such as a pipe, which would never end."""
-    name = folder.path.name
+def _require_name(name: str) -> None:
+    """Raises: ValueError for a folder's name that cannot be a run's id in a table."""
     if printable(name) != name:
         raise ValueError("its name is no UTF-8, or holds control characters; rename it")
-    for file in (*folder.path.glob("*.json*"), *folder.evaluations.glob("*/*.json*")):
-        if not file.is_file():
-            raise ValueError(f"{printable(file.name)} is no file")
 
 
 def _describe_training(config: dict[str, Any]) -> str:
