@@ -101,7 +101,7 @@ def demo(
     from results.commands import load_collection, print_problems, print_summary
     from results.compute.analysis import analyse
     from results.show.report import write_report
-    from results.show.write import write_collection
+    from results.show.write import write_collection, writing
     from slurm.local import require_all_done, run_locally
     from slurm.sweep import SHIPPED, load_sweep
 
@@ -112,12 +112,13 @@ def demo(
     outcomes = run_locally(configs, out / "runs", at_once=min(2, count_cores()))
     collection = load_collection(out / "runs").select({config.run_id for config in configs})
     analysis = analyse(collection)
-    write_collection(analysis, out, {"runs": str((out / "runs").resolve()), "sweep": "demo"})
-    report = write_report(analysis, out)
+    with writing(out, {"runs": str((out / "runs").resolve()), "sweep": "demo"}) as output:
+        write_collection(analysis, output)
+        write_report(analysis, output)
     print_problems(collection.problems)
     print_summary(analysis.summary)
     require_all_done(outcomes)
-    print(report)
+    print(out / "report.html")
     print(out)
 
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 from harness.config import RunConfig
 from harness.lock import is_owned
 from harness.readings import find_evaluation, is_settled
-from harness.schema import check_evaluation, check_object, check_records
 from harness.record import EvaluationFolder, Record, RunFolder, key_of, parse_records
+from harness.schema import check_evaluation, check_object, check_records
 from slurm.cluster import SlurmJob, read_jobs
 from slurm.process import log_name, read_end
 from slurm.submission import Submission, load_submissions
