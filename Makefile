@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench gpu chaos calibrate clean
+.PHONY: install demo test check docs bench gpu chaos calibrate clean
 
 install: .venv/installed
 
@@ -25,6 +25,11 @@ check: install
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
+# site/index.html. A broken link or a warning fails, here and in the tests, which build them too.
+docs: install
+	$(BIN)/python docs/tools/floors.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 bench: install
 	$(BIN)/python -m pytest tests/benchmarks -s --override-ini=addopts=
 
@@ -42,4 +47,4 @@ calibrate: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.calibration.run
 
 clean:
-	rm -rf .venv build *.egg-info demo
+	rm -rf .venv build *.egg-info demo site

@@ -1,10 +1,13 @@
 """The command line: the commands of the three packages, imported only when they run."""
 
 import sys
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
+
+from slurm.commands import plan as plan_runs
 
 app = App(
     name="aaebench",
@@ -45,7 +48,21 @@ app.command("results.commands:report_command", name="report", help="Write report
 app.command("results.compare:compare_command", name="compare", help="What changed between two collections.")
 
 sweep = App(name="sweep", help="Many runs from one YAML file.")
-sweep.command("slurm.commands:plan", name="plan", help="Show what is left to do, and what it costs.")
+
+
+@sweep.command(name="plan", help="Show what is left to do, what it costs, and what its seeds will find.")
+@wraps(plan_runs)
+def plan(path: Path, /, *, out: Path = Path("runs"), **arguments: Any) -> None:
+    from results.compute.seeds import describe_planned
+    from slurm.sweep import find_sweep, load_sweep
+
+    plan_runs(path, out=out, **arguments)
+    configs = load_sweep(find_sweep(path)).configs
+    cells = ((config.dataset, f"{config.variant} {config.options}", config.seed) for config in configs)
+    for line in describe_planned(out, cells):
+        print(line)
+
+
 sweep.command("slurm.commands:submit", name="submit", help="Submit what is missing, to SLURM or here.")
 sweep.command("slurm.commands:status", name="status", help="Show how far it is, and why runs failed.")
 sweep.command("slurm.commands:cancel", name="cancel", help="Cancel its jobs.")
@@ -84,7 +101,7 @@ def demo(
     from results.commands import load_collection, print_problems, print_summary
     from results.compute.analysis import analyse
     from results.show.report import write_report
-    from results.show.write import write_collection
+    from results.show.write import write_collection, writing
     from slurm.local import require_all_done, run_locally
     from slurm.sweep import SHIPPED, load_sweep
 
@@ -95,12 +112,13 @@ def demo(
     outcomes = run_locally(configs, out / "runs", at_once=min(2, count_cores()))
     collection = load_collection(out / "runs").select({config.run_id for config in configs})
     analysis = analyse(collection)
-    write_collection(analysis, out, {"runs": str((out / "runs").resolve()), "sweep": "demo"})
-    report = write_report(analysis, out)
+    with writing(out, {"runs": str((out / "runs").resolve()), "sweep": "demo"}) as output:
+        write_collection(analysis, output)
+        write_report(analysis, output)
     print_problems(collection.problems)
     print_summary(analysis.summary)
     require_all_done(outcomes)
-    print(report)
+    print(out / "report.html")
     print(out)
 
 

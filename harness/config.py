@@ -204,6 +204,25 @@ class RunConfig(BaseModel):
         """Whether the weights of every evaluated epoch are kept: late evaluations need them."""
         return self.keep_weights == "evaluations" or self.eval_when == "after"
 
+    def widen(self, other: "RunConfig") -> "RunConfig":
+        """Two requests of one training as one: the larger budget, and every protocol, sampler and sampling seed.
+
+        Raises: ValueError if they are the same, or differ in what is no question of more or less.
+        """
+        protocols = {protocol.name: protocol for protocol in self.protocol}
+        clash = next((p.name for p in other.protocol if protocols.get(p.name, p) != p), None)
+        if clash is not None:
+            raise ValueError(f"the protocol {clash} is another there; give the two different names, or score it later")
+        both = {
+            "epochs": max(self.epochs, other.epochs),
+            "protocol": (*self.protocol, *(p for p in other.protocol if p.name not in protocols)),
+            "samplers": tuple(dict.fromkeys((*self.samplers, *other.samplers))),
+            "sampling_seeds": max(self.sampling_seeds, other.sampling_seeds),
+        }
+        if self == other or self.model_copy(update=both) != other.model_copy(update=both):
+            raise ValueError("they differ in nothing that a run could have more of")
+        return self.model_copy(update=both)
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What changes the trained weights, where it is not the default: as JSON values."""

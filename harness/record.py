@@ -238,7 +238,7 @@ def parse_records(lines: Iterable[str]) -> Iterator[Record]:
 
 
 def _read_text(file: Path) -> str:
-    """Raises: OSError; ValueError for text that is not UTF-8, and for a pipe or a device, whose reading may never end."""
+    """Raises: OSError; ValueError for text that is not UTF-8, and for a pipe or a device, which may never end."""
     if file.exists() and not file.is_file():
         raise ValueError(f"{file.name} is no file")
     try:

@@ -116,7 +116,7 @@ class Status(_File):
 class EpochRecord(_File):
     """A line of records.jsonl: an epoch of the training. Every other key is a number: loss/<phase>, time/<what>."""
 
-    __pydantic_extra__: dict[str, float | None] = Field(init=False)
+    __pydantic_extra__: dict[str, float | None] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
 
     epoch: Count
     images_seen: Count
@@ -128,7 +128,7 @@ class Protocol(_File):
     images score against real images under it.
     """
 
-    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,99}-[a-z0-9]{1,64}$")]
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,99}-[a-z0-9_]{1,64}$")]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,99}$")]
     extractor: Name
     n_real: Count

@@ -206,6 +206,9 @@ def evaluate(
     epoch: Literal["last", "best", "all"] = "last",
     set_: Annotated[tuple[str, ...], Parameter("--set", negative="")] = (),
     trust_code: Switch = False,
+    executor: Executor = "local",
+    slurm: Path | None = None,
+    out: Path = Path("runs"),
 ) -> None:
     """Score finished runs again, from the weights that they have kept; nothing is trained.
 
@@ -226,25 +229,43 @@ def evaluate(
         What else changes the scores, as KEY=VALUE: samplers=[prior, gmm], sampling_seeds=3, n_fake=10000. (repeatable)
     trust_code
         Run the code of variants that are not aaebench's own, as package.module:Class.
+    executor
+        local evaluates here; slurm submits an array of jobs, which share the runs, and returns.
+    slurm
+        A YAML file with a `slurm:` block, as a sweep's, for the jobs' options.
+    out
+        Where what is submitted to SLURM is kept: on a file system that the compute nodes share.
     """
     from harness.commands import is_main_process
-    from harness.models.evaluate import evaluate_runs, plan_evaluations
-    from harness.settings import parse_assignments
+    from harness.models.evaluate import Asked, evaluate_runs, plan_evaluations
+    from harness.settings import load_config_file, parse_assignments
     from harness.terminal import console
 
     if not runs:
         raise InputError("name a run folder, or a folder that holds some: aaebench evaluate runs --protocol clean")
-    tasks, complete, reasons = plan_evaluations(
-        runs, protocol, extractor, epoch, parse_assignments(set_), trust_code=trust_code
-    )
-    if tasks:
+    asked = Asked(tuple(map(_absolute, protocol)), extractor, epoch, parse_assignments(set_), trust_code)
+    tasks, complete, reasons = plan_evaluations(runs, asked)
+    said = f"evaluated {len(tasks)} runs"
+    if tasks and executor == "slurm":
+        from slurm.evaluations import submit_evaluations
+        from slurm.request import build_options
+
+        options = build_options(load_config_file(slurm).get("slurm") or {} if slurm else {}, str(slurm))
+        jobs = submit_evaluations([task.folder.path for task in tasks], asked, options, out)
+        said = f"submitted {len(tasks)} runs in {len(jobs)} jobs: {jobs[0].partition('_')[0]}"
+    elif tasks:
         evaluate_runs(tasks)
     if is_main_process():
         for reason in reasons:
             console.print(f"passed over: {reason}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"evaluated {len(tasks)} runs; {complete} had all of it", highlight=False)
+        console.print(f"{said}; {complete} had all of it", highlight=False)
     if reasons:
         raise RunsFailedError(f"{len(reasons)} runs were passed over, for the reasons above")
+
+
+def _absolute(protocol: str) -> str:
+    """A job runs in another folder."""
+    return str(Path(protocol).absolute()) if Path(protocol).suffix in (".yaml", ".yml") else protocol
 
 
 def logs(run: str, /, *, out: Path = Path("runs"), lines: int = 50) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
+from harness.data.formats import Crop
 from harness.data.sets import DATASETS
 from harness.data.staging import known_source, read_data_checksum
 from harness.data.weights import STAGED, weights_path
@@ -89,7 +90,8 @@ def require_time_for_epochs(plan: Plan) -> None:
 def find_missing_inputs(configs: Collection[RunConfig]) -> list[str]:
     """What the runs need and this machine's cache lacks, a line each that says how to bring it."""
     lines = []
-    for name, size, crop in sorted({(config.dataset, config.image_size, config.crop) for config in configs}):
+    places: set[tuple[str, int, Crop]] = {(config.dataset, config.image_size, config.crop) for config in configs}
+    for name, size, crop in sorted(places):
         embedded = name in DATASETS and DATASETS[name].embedded
         if not embedded and read_data_checksum(name, size, crop) is None and known_source(name) is None:
             lines.append(f"{name} at {size} px is not staged; run: aaebench stage --dataset {name} --image-size {size}")

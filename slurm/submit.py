@@ -140,7 +140,7 @@ def submit_to_slurm(plan: Plan, out: Path, limit: int | None = None) -> str:
             if submission.jobs:
                 cancel_jobs({job_id.partition("_")[0] for job_id in submission.jobs})
             if isinstance(error, (FailedJobError, FailedSubmissionError, OSError)):
-                raise InputError(f"SLURM refuses the jobs: {_quote(error)}; nothing was submitted") from error
+                raise InputError(f"SLURM refuses the jobs: {quote(error)}; nothing was submitted") from error
             raise
         if not submission.jobs:
             raise InputError(f"{why}; nothing was submitted: submit again when some jobs have ended")
@@ -167,7 +167,7 @@ def _submit_arrays(jobs: Sequence[Job], submission: Submission, options: SlurmOp
             if not any(words in str(error) for words in FULL) or (len(chunk) == 1 and not submission.jobs):
                 raise
             if len(chunk) == 1:
-                return f"SLURM says: {_quote(error)}"
+                return f"SLURM says: {quote(error)}"
             size = len(chunk) // 2
             continue
         submission.jobs |= {
@@ -261,7 +261,7 @@ def _build_job(plan: Plan, index: int, submission: Path, out: Path) -> Job:
     )
 
 
-def _quote(error: Exception) -> str:
+def quote(error: Exception) -> str:
     """The lines in which sbatch says what it minds."""
     said = [line.partition("error:")[2].strip() for line in str(error).splitlines() if "error:" in line]
     return " ".join(dict.fromkeys(said)) or str(error).strip()

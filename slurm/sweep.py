@@ -73,7 +73,12 @@ def load_sweep(path: Path, **overrides: Any) -> Sweep:
         except InputError as error:
             raise InputError(f"{path}, {_name_axes(axes, fixed, point, overrides)}: {error}") from error
         if config.run_id in configs:
-            raise InputError(f"{path}: the grid names the run {config.run_id} twice, the second time as {point}")
+            try:
+                config = configs[config.run_id].widen(config)
+            except ValueError as error:
+                raise InputError(
+                    f"{path}: the grid names the run {config.run_id} twice, the second time as {point}; {error}"
+                ) from error
         configs[config.run_id] = config
     exclusions.require_used()
     if not configs:

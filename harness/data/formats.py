@@ -98,7 +98,7 @@ def read_content(source: Source, name: str) -> bytes:
         with GzipFile(fileobj=io.BytesIO(content)) as stream:
             while part := stream.read(2**20):
                 unpacked += part
-                require_readable_size(len(unpacked), f"{where} unpacked")
+                require_readable_size(len(unpacked), f"{name} unpacked", source.path)
         return bytes(unpacked)
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
         raise InputError(f"{where} is truncated or damaged: {error}") from error

@@ -29,6 +29,7 @@ import psutil
 from harness.errors import InputError
 
 LARGEST_FILE = 2**31  # bytes that one file may bring into memory
+SMALL_FILE = 2**24  # bytes for which nobody asks how much memory is free, as asking takes longer than reading
 COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 CHUNK = 2**20
 LONGEST_LINK = 4096  # bytes of a path
@@ -87,11 +88,14 @@ def require_room(n_bytes: int, what: str) -> None:
         raise InputError(f"{what} takes {n_bytes / 2**30:.1f} GiB of memory; {free / 2**30:.1f} GiB are free")
 
 
-def require_readable_size(n_bytes: int, what: str) -> None:
-    """Raises: InputError for a file too large to be read into memory at once."""
+def require_readable_size(n_bytes: int, name: str, path: Path) -> None:
+    """Raises: InputError for a file of a source that is too large to be read into memory at once."""
     if n_bytes > LARGEST_FILE:
-        raise InputError(f"{what} has {n_bytes:,} bytes; a single file may have {LARGEST_FILE:,}")
-    require_room(n_bytes, what)
+        raise InputError(
+            f"{shown(name)} in {shown(path)} has {n_bytes:,} bytes; a single file may have {LARGEST_FILE:,}"
+        )
+    if n_bytes > SMALL_FILE:
+        require_room(n_bytes, f"{shown(name)} in {shown(path)}")
 
 
 def exists(path: Path) -> bool:
@@ -127,7 +131,7 @@ def open_source(path: Path) -> Source:
 
 def _read_file(path: Path) -> bytes:
     with path.open("rb") as file:
-        require_readable_size(os.fstat(file.fileno()).st_size, shown(path))
+        require_readable_size(os.fstat(file.fileno()).st_size, path.name, path.parent)
         return file.read()
 
 
@@ -171,7 +175,7 @@ def _open_zip(path: Path) -> Source:
 
     def read(name: str) -> bytes:
         info = archive.getinfo(_follow(name, targets))
-        require_readable_size(info.file_size, f"{shown(name)} in {shown(path)}")
+        require_readable_size(info.file_size, name, path)
         return archive.read(info)
 
     return Source(path, names, read)
@@ -217,7 +221,7 @@ def _open_tar(path: Path) -> Source:
         index = bisect_left(files, target)
         if index == len(files) or files[index] != target:
             raise FileNotFoundError(f"it is a link to {shown(target)}, which is not there")
-        require_readable_size(sizes[index], f"{shown(name)} in {shown(path)}")
+        require_readable_size(sizes[index], name, path)
         return os.pread(file.fileno(), sizes[index], offsets[index])
 
     return Source(path, everything, read, sorted(passed_over))

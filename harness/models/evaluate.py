@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -39,32 +39,38 @@ class Task:
     epochs: tuple[int, ...]
 
 
-def plan_evaluations(
-    roots: Sequence[Path],
-    protocols: Sequence[str],
-    extractor: str | None,
-    which: Which,
-    settings: dict[str, Any],
-    *,
-    trust_code: bool = False,
-) -> tuple[list[Task], int, list[str]]:
-    """What is missing of what is asked of all runs below these folders.
+@dataclass(frozen=True)
+class Asked:
+    """What is to be measured of finished runs.
 
     Args: protocols: names or files; those that each run was trained with if there are none. extractor: instead of the
-        protocols' own. settings: fields of the configuration that change what is measured.
+        protocols' own. epoch: whose weights. settings: fields of the configuration that change what is measured.
+        trust_code: whether variants may be imported that are not ours.
+    """
+
+    protocols: tuple[str, ...] = ()
+    extractor: str | None = None
+    epoch: Which = "last"
+    settings: dict[str, Any] = field(default_factory=dict)
+    trust_code: bool = False
+
+
+def plan_evaluations(roots: Sequence[Path], asked: Asked) -> tuple[list[Task], int, list[str]]:
+    """What is missing of what is asked of all runs below these folders.
+
     Returns: a task for each run of which something is missing, the number of runs of which nothing is, and a sentence
         for each run that cannot be evaluated as it is.
     Raises: InputError for a setting that changes the training, and where no run can be evaluated, saying why.
     """
-    for name in settings:
+    for name in asked.settings:
         if name not in FIELDS or FIELDS[name].changes != "measurement":
             raise InputError(f"{name} does not change how finished runs are scored; it is given to aaebench run")
     folders = [folder for root in roots for folder in _find_runs(root)]
     tasks, complete, reasons = [], 0, []
     for folder in folders:
         try:
-            config, trained = _read_run(folder, protocols, extractor, settings, trust_code)
-            epochs = _find_missing(folder, config, which, trained)
+            config, trained = _read_run(folder, asked)
+            epochs = _find_missing(folder, config, asked.epoch, trained)
         except InputError as error:
             reasons.append(str(error))
             continue
@@ -105,15 +111,13 @@ def _find_runs(root: Path) -> list[RunFolder]:
     return folders
 
 
-def _read_run(
-    folder: RunFolder, protocols: Sequence[str], extractor: str | None, settings: dict[str, Any], trust_code: bool
-) -> tuple[RunConfig, int]:
+def _read_run(folder: RunFolder, asked: Asked) -> tuple[RunConfig, int]:
     """A run's configuration with what is to be measured, and how many epochs it has been trained for."""
     try:
         stored, status = folder.read_config(), folder.read_status()
     except (OSError, ValueError) as error:
         raise InputError(f"{folder.path} is damaged: {error}") from error
-    if ":" in str(stored.get("variant")) and not trust_code:
+    if ":" in str(stored.get("variant")) and not asked.trust_code:
         raise InputError(
             f"{folder.path} is of the variant {stored['variant']}, code of its author's, which is run only on "
             "--trust-code; read it first"
@@ -123,12 +127,12 @@ def _read_run(
         raise InputError(
             f"{folder.path} is not finished ({status['state']}, {progress}); it evaluates itself while it trains"
         )
-    asked: dict[str, Any] = {**settings}
-    if protocols:
-        asked["protocol"] = list(protocols)
-    if extractor is not None:
-        asked["extractor"] = extractor
-    return build_config(stored, asked), int(status["epoch"])
+    wanted: dict[str, Any] = {**asked.settings}
+    if asked.protocols:
+        wanted["protocol"] = list(asked.protocols)
+    if asked.extractor is not None:
+        wanted["extractor"] = asked.extractor
+    return build_config(stored, wanted), int(status["epoch"])
 
 
 def _find_missing(folder: RunFolder, config: RunConfig, which: Which, trained: int) -> tuple[int, ...]:
@@ -158,7 +162,9 @@ def _list_parts(config: RunConfig, last: bool) -> list[tuple[str, int]]:
 
 def _describe_data(config: RunConfig) -> str:
     """What evaluators depend on, as one string: the data and the protocols."""
-    data = config.model_dump(mode="json", include={"dataset", "image_size", "channels", "max_images", "protocol"})
+    data = config.model_dump(
+        mode="json", include={"dataset", "image_size", "channels", "crop", "max_images", "protocol"}
+    )
     return json.dumps(data, sort_keys=True)
 
 

@@ -164,6 +164,10 @@ def write_table(table: Any, columns: Iterable[Column], path: Path) -> None:
 def _disarm(table: pa.Table) -> pa.Table:
     for number, field in enumerate(table.schema):
         if field.type == pa.string():
-            texts = pc.replace_substring_regex(table[number], CSV_FORMULA, r"'\1")
+            texts = pc.call_function(
+                "replace_substring_regex",
+                [table[number]],
+                pc.ReplaceSubstringOptions(CSV_FORMULA, r"'\1"),
+            )
             table = table.set_column(number, field, texts)
     return table

@@ -18,6 +18,7 @@ ANOTHER = {
     "dataset": "mnist",
     "image_size": 28,
     "channels": 1,
+    "crop": "center",
     "max_images": 100,
     "seed": 1,
     "epochs": 3,

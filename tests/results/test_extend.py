@@ -10,6 +10,7 @@ import yaml
 
 from aaebench import app
 from harness.commands import call
+from harness.config import build_config
 from results.commands import load_collection
 from results.compute.across_datasets import combine
 from results.compute.analysis import analyse
@@ -17,7 +18,8 @@ from results.compute.looks import LOOKS, compute_level, load_looks, spend
 from results.compute.seeds import describe_seeds
 from results.compute.statistics import ALPHA
 from results.compute.summary import reported_rows
-from tests.results.runs import write_campaign
+from slurm.sweep import load_sweep
+from tests.results.runs import evaluation, write_campaign, write_run
 
 CAMPAIGN = {
     "aae": [30.0, 31.0],
@@ -69,6 +71,17 @@ class TestExtend:
         config = json.loads((runs / "aae-digits-32-seed0" / "config.json").read_text())
         merged = content["fixed"] | content["grid"]["run"][0]
         assert {**merged, "seed": 0} == {key: value for key, value in config.items() if key != "sweep"}
+
+    def test_the_runs_that_it_adds_are_of_the_same_cells(self, tmp_path: Path) -> None:
+        """As the sweep's own reader has it: an added run differs from its cell's in the seed alone."""
+        for variant in ("aae", "n_iter"):
+            for seed in (0, 1):
+                config = build_config({"variant": variant, "seed": seed, "epochs": 3})
+                asked = config.model_dump(mode="json")
+                write_run(tmp_path / "runs", config.run_id, {10: evaluation(9.0 + seed)}, **asked)
+        assert extend(tmp_path / "runs", "--at-most", 3, "--out", tmp_path / "more.yaml") == 0
+        added = {config.run_id for config in load_sweep(tmp_path / "more.yaml").configs}
+        assert added == {build_config({"variant": variant, "seed": 2}).run_id for variant in ("aae", "n_iter")}
 
     def test_looking_again_at_the_same_runs_is_no_further_look(self, runs: Path, tmp_path: Path) -> None:
         for _ in range(2):
@@ -144,6 +157,14 @@ def test_the_plan_says_what_its_seeds_will_find(runs: Path) -> None:
     two, eight = (float(line.split("that is ")[1].split("%")[0]) for line in lines[1:])
     assert eight < two
     assert describe_seeds(reported.iloc[:2], {"mnist": 2}, 5)[0].endswith("before 4 cells of two seeds have been run")
+
+
+def test_sweep_plan_ends_with_it(runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    grid = "grid: {variant: [aae, n_iter], seed: [0, 1, 2]}\nfixed: {epochs: 1}\n"
+    (tmp_path / "three.yaml").write_text(grid)
+    arguments = ["sweep", "plan", str(tmp_path / "three.yaml"), "--out", str(runs), "--executor", "local"]
+    assert call(lambda: app(arguments, result_action="return_value")) == 0
+    assert capfd.readouterr().out.splitlines()[-1].startswith("digits: 3 seeds find an FID that is")
 
 
 class TestOverDataSets:

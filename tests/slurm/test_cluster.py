@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
+from aaebench import app
+from harness.commands import call
 from harness.record import RunFolder
 from slurm.cluster import read_jobs
 from slurm.estimate import Timing, kinds_of, save_probe
 from slurm.overview import describe_failures
 from slurm.status import read_statuses
 from slurm.sweep import load_sweep
-from tests.harness.test_train import assert_same_run, only_folder
+from tests.harness.test_train import assert_same_run, evaluated, only_folder
 from tests.slurm.cluster import wait_for
 from tests.slurm.conftest import Sweep, train_alone
 
@@ -64,8 +66,27 @@ def test_two_nodes_of_two_tasks_train_as_one_process_does(sweep: Sweep, tmp_path
         for key, value in theirs.items():
             if key.startswith("loss/"):
                 assert ours[key] == pytest.approx(value, rel=1e-4), key
-            elif key.startswith(("eval/fid", "posterior/sigma_mean")):
-                assert ours[key] == pytest.approx(value, rel=5e-3, abs=1e-3), key
+    ours, theirs = evaluated(four, 2), evaluated(one, 2)
+    for key in ("eval/fid", "posterior/sigma_mean"):
+        assert ours[key] == pytest.approx(theirs[key], rel=5e-3, abs=1e-3), key
+
+
+def test_finished_runs_are_scored_again_in_jobs(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
+    sweep.write({"seed": [0, 1]}, **SHORT)
+    sweep.submit()
+    sweep.wait_until_done()
+    arguments = ["evaluate", str(sweep.out), "--protocol", "clean", "--extractor", "domain"]
+    through_slurm = [*arguments, "--executor", "slurm", "--slurm", str(sweep.file), "--out", str(sweep.out)]
+    assert call(lambda: app(through_slurm, result_action="return_value")) == 0
+    assert "submitted 2 runs in 2 jobs" in capfd.readouterr().err
+
+    def is_measured() -> bool:
+        found = [each for folder in sweep.folders() for each in folder.find_evaluations()]
+        return sum(each.protocol_id.startswith("clean") and len(each.read()) == 3 for each in found) == 2
+
+    sweep.wait_until(is_measured, 180, "both runs scored under clean")
+    assert call(lambda: app(arguments, result_action="return_value")) == 0
+    assert "evaluated 0 runs; 2 had all of it" in capfd.readouterr().err
 
 
 def test_a_failure_stops_neither_its_job_nor_the_sweep_and_its_cause_is_shown(sweep: Sweep, tmp_path: Path) -> None:

@@ -41,8 +41,9 @@ def draw_option_curves(collection: Collection) -> Iterator[Drawing]:
 
 def _to_number(value: object) -> float:
     """NaN for what is no number that can be drawn."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
-    return float(value) if is_number else math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST:
+        return float(value)
+    return math.nan
 
 
 def _draw(runs: pd.DataFrame, option: str):

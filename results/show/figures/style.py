@@ -63,7 +63,8 @@ def evaluations(collection: Collection) -> pd.DataFrame:
 def mask_undrawable(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The rows with numbers that are infinite, or so large that an axis of them overflows, as missing ones."""
     numbers = rows[columns].apply(pd.to_numeric, errors="coerce")
-    return rows.assign(**numbers.where(numbers.abs() <= LARGEST))
+    drawable = numbers.where(numbers.abs() <= LARGEST)
+    return rows.assign(**{name: drawable[name] for name in columns})
 
 
 def note_undrawable(collection: Collection, measure: str) -> str:

@@ -3,7 +3,9 @@
 import errno
 import io
 import json
+import os
 import socket
+import stat
 import subprocess
 import sys
 import tarfile
@@ -18,10 +20,11 @@ from safetensors.torch import save_file
 
 from harness.config import build_config
 from harness.data.bundle import load_bundle, save_bundle
-from harness.data.cache import LEASE_SECONDS, acquire_lease, cached, load_entry, locked
+from harness.data.cache import LEASE_SECONDS, acquire_lease, cache_folder, cached, load_entry, locked
 from harness.data.staging import load_training_set, stage_dataset
 from harness.data.weights import INCEPTION, TORCHVISION_INCEPTION, PublishedWeights, stage_weights, weights_path
 from harness.errors import InputError
+from harness.files import LEFT_SECONDS, remove_leftovers
 from harness.train import prepare
 from tests.harness.data.test_staging import write_images
 
@@ -51,11 +54,84 @@ class TestCache:
         save_file({"images": torch.zeros(2)}, empty_cache / "entry.safetensors")
         assert load_entry(empty_cache / "entry.safetensors") is None
 
-    def test_an_unwritable_cache_is_bad_input(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_cache_that_cannot_be_written_is_bad_input_for_who_stages(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         (tmp_path / "file").write_text("in the way")
         monkeypatch.setenv("AAEBENCH_CACHE", str(tmp_path / "file"))
         with pytest.raises(InputError, match="AAEBENCH_CACHE"):
-            load_training_set("digits", 32)
+            stage_dataset("digits", 32)
+
+    def test_a_run_computes_in_memory_what_it_cannot_keep_with_one_warning(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        stored = load_training_set("digits", 32)
+        (tmp_path / "file").write_text("in the way")
+        monkeypatch.setenv("AAEBENCH_CACHE", str(tmp_path / "file"))
+        config = build_config({"extractor": "domain", "max_images": 200, "batch_size": 64})
+        _, data, (evaluator,) = prepare(config)
+        assert data.sha256 == stored.sha256
+        assert evaluator.floor["split_half"]["fid"] > 0
+        assert caplog.text.count("going on without storing it") == 1
+
+    def test_what_is_in_another_users_cache_is_read_and_nobody_waits_for_a_lock_left_there(
+        self, empty_cache: Path
+    ) -> None:
+        """Root may write anywhere, so it gives that up first."""
+        stage_dataset("digits", 16)
+        (empty_cache / "data" / ".digits-8px.safetensors.lease").write_text("left")
+        code = (
+            "from harness.data.staging import load_training_set\n"
+            "print(*(load_training_set('digits', size).sha256 for size in (16, 8)))"
+        )
+        drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+        (empty_cache / "data").chmod(0o555)
+        try:
+            read = subprocess.run(
+                [*drop, sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100, cwd=ROOT
+            )
+        finally:
+            (empty_cache / "data").chmod(0o755)
+        assert read.stdout.split()[0] == load_training_set("digits", 16).sha256
+        assert len(read.stdout.split()) == 2
+        assert read.stderr.count("going on without storing it") == 1
+
+    def test_in_a_groups_folder_everything_is_the_groups(self, empty_cache: Path) -> None:
+        empty_cache.mkdir()
+        empty_cache.chmod(0o2770)
+        before = os.umask(0o077)
+        try:
+            path = stage_dataset("digits", 16)
+            lease = acquire_lease(path)
+            modes = {file: stat.S_IMODE(file.stat().st_mode) for file in (path, path.parent, Path(lease.lock_file))}
+            lease.release()
+        finally:
+            os.umask(before)
+        assert [mode & 0o070 for mode in modes.values()] == [0o060, 0o070, 0o060]
+        assert modes[path.parent] & stat.S_ISGID
+
+    def test_what_another_process_is_writing_is_not_removed(self, tmp_path: Path) -> None:
+        folder = tmp_path / ".writing-bundle-1"
+        (folder / "data").mkdir(parents=True)
+        (folder / "data" / "large").write_text("half")
+        old = time.time() - 2 * LEFT_SECONDS
+        os.utime(folder / "data", (old, old))
+        os.utime(folder, (old, old))
+        remove_leftovers(tmp_path, "bundle-")
+        assert folder.exists(), "a file in it is being written"
+        os.utime(folder / "data" / "large", (old, old))
+        remove_leftovers(tmp_path, "bundle-")
+        assert not folder.exists()
+
+    def test_without_a_home_nothing_is_kept_and_all_is_computed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("HOME", "XDG_CACHE_HOME", "AAEBENCH_CACHE"):
+            monkeypatch.delenv(name, raising=False)
+
+        def no_entry(_: int) -> None:
+            raise KeyError
+
+        monkeypatch.setattr("pwd.getpwuid", no_entry)
+        assert cache_folder() == Path("/nonexistent/.cache/aaebench")
 
     def test_processes_that_stage_at_once_do_the_work_once(self, tmp_path: Path, empty_cache: Path) -> None:
         folder = write_images(tmp_path / "faces", n=30)
@@ -242,6 +318,24 @@ class TestBundle:
                 tar.addfile(entry, io.BytesIO(manifest))
             with pytest.raises(InputError, match="does not belong into a cache"):
                 load_bundle(tmp_path / "bad.tar")
+
+    def test_what_is_no_bundle_is_not_replaced(self, tmp_path: Path, empty_cache: Path) -> None:
+        stage_dataset("digits", 16)
+        (tmp_path / "photo.tar").write_text("the user's own")
+        for path in (tmp_path / "photo.tar", Path("/dev/null")):
+            with pytest.raises(InputError, match="is there and no bundle"):
+                save_bundle(path)
+        assert (tmp_path / "photo.tar").read_text() == "the user's own"
+        assert save_bundle(save_bundle(tmp_path / "cache.tar")).is_file()
+
+    def test_a_bundle_larger_than_the_disk_writes_nothing(
+        self, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        elsewhere = self.move(tmp_path, monkeypatch)
+        monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+        with pytest.raises(InputError, match="free some space"):
+            load_bundle(bundle)
+        assert not [path for path in elsewhere.rglob("*") if path.is_file()]
 
     def test_an_empty_cache_makes_none(self, tmp_path: Path, empty_cache: Path) -> None:
         with pytest.raises(InputError, match="nothing is staged"):

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from harness.data.pixels import resize
 from harness.data.sets import TrainingSet
 from harness.data.staging import load_training_set
-from harness.seeding import GlobalNoise, compute_permutation, derive_seed
+from harness.seeding import GlobalNoise, compute_permutation, compute_subset, derive_seed
 
 CPU = torch.device("cpu")
 
@@ -91,10 +91,18 @@ def test_resize_is_pils_bilinear(size: tuple[int, int], target: int) -> None:
     assert np.abs(ours.numpy().astype(int) - expected.astype(int)).max() <= 1
 
 
-def test_max_images_takes_the_first_ones(digits: TrainingSet) -> None:
-    few = load_training_set("digits", 32, max_images=50)
+def test_max_images_takes_a_random_subset_the_same_every_time(digits: TrainingSet) -> None:
+    few, again = (load_training_set("digits", 32, max_images=50) for _ in range(2))
     assert len(few) == 50
-    assert torch.equal(few.images, digits.images[:50])
+    assert torch.equal(few.images, again.images)
+    chosen = compute_subset(len(digits), 50)
+    assert torch.equal(few.images, digits.images[chosen])
+    assert digits.labels is not None
+    assert few.labels is not None
+    assert torch.equal(few.labels, digits.labels[chosen])
+    assert chosen.max() > 1000, "of all of them, not of the first ones"
+    assert {*chosen.tolist()} < {*compute_subset(len(digits), 60).tolist()}
+    assert len(load_training_set("digits", 32, max_images=5000)) == len(digits)
 
 
 def test_data_that_do_not_fit_stay_memory_mapped(digits: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,6 +116,12 @@ class Overflow(nn.Module):
         return 1 / (x.amin(dim=(2, 3)) < 200)
 
 
+class Standardised(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.adaptive_avg_pool2d(x, 8).flatten(1)
+        return x / x.std(dim=1, keepdim=True)
+
+
 class MeanColourAndLogits(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = x.mean(dim=(2, 3))
@@ -147,6 +153,11 @@ class TestTorchScript:
         extractor = build_extractor("torchscript", CLEAN, CPU, save_script(Overflow(), tmp_path / "overflow.pt"))
         with pytest.raises(InputError, match="features that are not finite"):
             extractor(torch.full((2, 3, 32, 32), 250, dtype=torch.uint8))
+
+    def test_a_network_that_makes_nothing_of_blank_images_is_taken(self, tmp_path: Path) -> None:
+        """It divides by each image's standard deviation."""
+        path = save_script(Standardised(), tmp_path / "standardised.pt")
+        assert build_extractor("torchscript", CLEAN, CPU, path).n_features == 192
 
     def test_images_that_it_cannot_take_are_refused(self, inception_file: Path) -> None:
         definition = Protocol.model_validate({**CLEAN.model_dump(), "name": "raw", "resize": "none"})

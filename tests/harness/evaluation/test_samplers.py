@@ -45,6 +45,16 @@ def test_a_mixture_leaves_the_gap_empty(clusters: tuple[Tensor, Tensor]) -> None
     assert abs((z[:, 0] > 3).float().mean() - 0.5) < 0.02
 
 
+@pytest.mark.parametrize("sampler", ["gaussian", "gmm"])
+def test_fewer_codes_than_dimensions_have_a_fit(sampler: str) -> None:
+    mu = torch.randn(4, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    codes = fit_codes(sampler, mu, torch.zeros_like(mu), seed=0)  # pyright: ignore
+    z = codes.draw(5000, generator()).double()
+    assert z.isfinite().all()
+    expected = torch.cov(mu.T, correction=int(sampler == "gaussian"))
+    torch.testing.assert_close(torch.cov(z.T), expected, atol=0.2, rtol=0.1)
+
+
 @pytest.mark.parametrize("sampler", ["prior", "gaussian", "gmm"])
 def test_codes_follow_from_the_seed(clusters: tuple[Tensor, Tensor], sampler: str) -> None:
     first, second = (fit_codes(sampler, *clusters, seed=1).draw(10, generator()) for _ in range(2))  # pyright: ignore

@@ -19,6 +19,9 @@ from PIL import Image
 from harness.commands import call, score
 from harness.errors import InputError
 from harness.evaluation import load_protocol, score_images
+from harness.evaluation.extractors import build_extractor
+from harness.evaluation.files import ImageArray, open_images
+from harness.evaluation.score import _with_extractor
 from tests.harness.evaluation.test_extractors import MeanColour
 from tests.harness.launch.test_processes import finish, launch
 from tests.harness.test_train import PATIENCE, ROOT
@@ -120,6 +123,82 @@ class TestFormats:
         assert result["fid"] == pytest.approx(0, abs=1e-6)
         assert result["coverage"] == 1
 
+    def test_a_set_against_itself_in_which_images_repeat(
+        self, folders: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        repeated = tmp_path / "repeated"
+        repeated.mkdir()
+        for number in range(3):
+            for file in sorted(folders[0].iterdir())[:20]:
+                shutil.copy(file, repeated / f"{number}-{file.name}")
+        result = _score(repeated, repeated)
+        assert (result["precision"], result["recall"], result["coverage"]) == (1, 1, 1)
+        assert result["duplicates"] == {"real": 40, "fake": 40}
+        assert "40 of the first 60 real images have the features of another" in caplog.text
+        assert "40 of the first 60 fake images" in caplog.text
+
+    def test_what_is_passed_over_or_ignored_is_counted(
+        self,
+        folders: tuple[Path, Path],
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        fake = tmp_path / "fake"
+        shutil.copytree(folders[1], fake)
+        (fake / "notes.txt").write_text("no image")
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        Image.new("RGB", (32, 32), (1, 2, 3)).save(fake / "turned.png", exif=exif)
+        Image.new("RGBA", (32, 32), (9, 9, 9, 0)).save(fake / "clear.png")
+        result = _score(folders[0], fake)
+        assert result["passed_over"] == {"real": 0, "fake": 1}
+        assert result["orientation_ignored"] == {"real": 0, "fake": 1}
+        assert result["transparency_ignored"] == {"real": 0, "fake": 1}
+        assert "of the fake images 1 have an EXIF orientation, 1 transparency" in caplog.text
+        assert "used 92, passed over 1: notes.txt" in capfd.readouterr().err
+
+    def test_the_array_of_an_npz_that_can_be_meant_is_taken(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        images = np.stack([np.asarray(Image.open(file)) for file in sorted(folders[1].iterdir())])
+        expected = _score(folders[0], folders[1])["fid"]
+        for save in (np.savez, np.savez_compressed):
+            save(tmp_path / "fake.npz", labels=np.zeros(90, np.uint8), pictures=images, more=np.zeros((90, 4)))
+            result = _score(folders[0], tmp_path / "fake.npz")
+            assert result["fid"] == pytest.approx(expected, rel=1e-9)
+            assert result["passed_over"]["fake"] == 2
+        np.savez(tmp_path / "two.npz", a=images, b=images[::-1])
+        with pytest.raises(InputError, match=r"several arrays .*a uint8 \(90, 40, 40, 3\).* as .*two\.npz:NAME"):
+            _score(folders[0], tmp_path / "two.npz")
+        assert _score(folders[0], Path(f"{tmp_path}/two.npz:b"))["fid"] == pytest.approx(expected, rel=1e-6)
+
+    def test_an_npz_is_mapped_not_copied_and_its_checksum_compared(self, tmp_path: Path) -> None:
+        images = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), dtype=np.uint8)
+        np.savez(tmp_path / "fake.npz", images)
+        opened = open_images(tmp_path / "fake.npz")
+        assert isinstance(opened, ImageArray)
+        assert isinstance(opened.array.open(), np.memmap)
+        content = bytearray((tmp_path / "fake.npz").read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / "fake.npz").write_bytes(content)
+        with pytest.raises(InputError, match="is damaged"):
+            open_images(tmp_path / "fake.npz").inspect()
+
+    def test_given_statistics_are_a_reference(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        images = open_images(folders[0])
+        extractor = build_extractor(_with_extractor(load_protocol("clean"), DOMAIN[1]), torch.device("cpu"))
+        features = torch.cat([extractor(pixels)[0] for _, pixels in images.parts(0, len(images))]).double()
+        np.savez(tmp_path / "real.npz", mu=features.mean(0).numpy(), sigma=torch.cov(features.T).numpy())
+        given, whole = _score(tmp_path / "real.npz", folders[1]), _score(*folders)
+        assert given["fid"] == pytest.approx(whole["fid"], rel=1e-5)
+        assert given["n_real"] is None
+        assert "kid" not in given
+        assert given["protocol_id"] != whole["protocol_id"]
+        with pytest.raises(InputError, match="they can be a reference: --real"):
+            _score(folders[0], tmp_path / "real.npz")
+        np.savez(tmp_path / "real.npz", mu=np.zeros(5), sigma=np.eye(5))
+        with pytest.raises(InputError, match="statistics of 5 features"):
+            _score(tmp_path / "real.npz", folders[1])
+
     def test_constant_images_are_scored_and_pointed_out(
         self, folders: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -181,6 +260,17 @@ class TestBadInput:
         for protocol in ("paper", str(tmp_path / "mine.yaml")):
             with pytest.raises(InputError, match="neither takes part"):
                 score_images(*folders, load_protocol(protocol), DOMAIN[1])
+
+    def test_a_protocol_is_refused_for_what_it_is_not_for_what_it_is_called(
+        self, folders: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        (tmp_path / "mine.yaml").write_text("normalisation: batch\nextractor: inception\n")
+        (tmp_path / "batch.yaml").write_text("normalisation: running\nbatch_size: 64\n")
+        for name in ("mine.yaml", "batch.yaml"):
+            with pytest.raises(InputError, match="neither takes part"):
+                score_images(*folders, load_protocol(str(tmp_path / name)), DOMAIN[1])
+        published = score_images(*folders, load_protocol("published"), DOMAIN[1])
+        assert published["protocol"] == "published"
 
     @pytest.mark.parametrize(
         ("make", "message"),

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from harness.evaluation.manifold import compute_manifold_scores, neighbour_radii
+from harness.evaluation.manifold import compute_manifold_scores, count_duplicates, neighbour_radii
 from harness.evaluation.scores import (
     extrapolate_fid,
     frechet_distance,
@@ -172,6 +172,25 @@ class TestManifoldScores:
         x = draw(200, 8, 15)
         scores = compute_manifold_scores(x, x.clone())
         assert (scores["precision"], scores["recall"], scores["coverage"]) == (1, 1, 1)
+
+    def test_a_set_against_itself_has_precision_and_recall_one_also_where_images_repeat(self) -> None:
+        x = draw(20, 8, 15).repeat(10, 1)[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
+        scores = compute_manifold_scores(x, x.clone())
+        assert (scores["precision"], scores["recall"], scores["coverage"]) == (1, 1, 1)
+        assert neighbour_radii(x).eq(0).all()
+        assert count_duplicates(x) == 180
+
+    def test_a_ball_holds_its_boundary_where_the_prdc_package_compares_strictly(self) -> None:
+        """Real images at 0 ... 8 on a line; a fake one at 13 is as far from 8 as 8's fifth neighbour, 3."""
+        real = torch.arange(9.0)[:, None]
+        fake = torch.tensor([[13.0]] + [[100.0 + i] for i in range(6)])
+        ours = compute_manifold_scores(real, fake)
+        theirs = compute_prdc(real.double().numpy(), fake.double().numpy(), nearest_k=5)
+        assert ours["precision"] == pytest.approx(1 / 7)
+        assert theirs["precision"] == 0
+
+    def test_minus_zero_is_zero(self) -> None:
+        assert count_duplicates(torch.tensor([[0.0, 1.0], [-0.0, 1.0], [2.0, 1.0]])) == 1
 
     def test_a_collapsed_generator_has_high_precision_and_low_recall(self) -> None:
         real = draw(500, 8, 16)
