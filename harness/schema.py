@@ -66,6 +66,7 @@ class Config(_File):
     eval_every: Positive
     protocol: list[AskedProtocol]
     sweep: Text
+    crop: Name = "squeeze"
     optimizer: Name = "adam"
     betas: Annotated[list[Finite], Field(min_length=2, max_length=2)] = [0.9, 0.999]
     weight_decay: Finite = 0.0
