@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 
-def export(run: Path, /, *, out: Path | None = None, checkpoint: Literal["best", "latest"] = "best") -> None:
+def export(
+    run: Path,
+    /,
+    *,
+    out: Path | None = None,
+    checkpoint: Literal["best", "latest"] = "best",
+    trust_code: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
     """Write a trained model on its own to one folder.
 
     Parameters
@@ -17,10 +24,12 @@ def export(run: Path, /, *, out: Path | None = None, checkpoint: Literal["best",
         The folder to write; an earlier export of the same run is replaced. [default: RUN_ID-export]
     checkpoint
         best: the one with the lowest FID among those that were evaluated; latest: the newest.
+    trust_code
+        Import the code of a variant that is not ours (package.module:Class), from the working folder on. Read it first.
     """
     from harness.models.export import write_export  # noqa: PLC0415 (imports torch)
 
-    print(write_export(run, checkpoint, out))
+    print(write_export(run, checkpoint, out, trust_code))
 
 
 def sample(
@@ -31,6 +40,7 @@ def sample(
     out: Path | None = None,
     seed: int = 0,
     checkpoint: Literal["best", "latest"] = "best",
+    trust_code: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Draw images from a trained model into a folder of PNG files, with a picture of the first 64 beside it.
 
@@ -47,7 +57,9 @@ def sample(
         whole batches: where the last batch of an evaluation was smaller, it was normalised by itself).
     checkpoint
         Of a run: best or latest. An export holds one.
+    trust_code
+        Import the code of a variant that is not ours (package.module:Class), from the working folder on. Read it first.
     """
     from harness.models.drawing import write_images  # noqa: PLC0415 (imports torch)
 
-    print(write_images(run, n, seed, checkpoint, out))
+    print(write_images(run, n, seed, checkpoint, out, trust_code))

@@ -23,9 +23,12 @@ from harness.training.checkpoint import Which
 
 MAX_IMAGES = 1_000_000  # as many as six digits number
 GRID = "grid.png"
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".pdf")
 
 
-def write_images(source: Path, n: int, seed: int, which: Which, out: Path | None = None) -> Path:
+def write_images(
+    source: Path, n: int, seed: int, which: Which, out: Path | None = None, trust_code: bool = False
+) -> Path:
     """Draw n images from a run or an export into `out`, `<run id>-samples` where it is None; 64 of them in `out`.png.
 
     Each file's text says which run, checkpoint and seed it is from. Returns: the folder, which holds only images.
@@ -36,7 +39,12 @@ def write_images(source: Path, n: int, seed: int, which: Which, out: Path | None
         raise InputError(f"-n {n} is no number of images; give 1 to {MAX_IMAGES:,}")
     if seed < 0:
         raise InputError(f"--seed {seed} is negative; give 0 or more")
-    trained = load_trained(source, which)
+    if out is not None and out.suffix.lower() in PICTURES:
+        raise InputError(
+            f"--out {out} is a picture's name, and a folder is written; name it {out.with_suffix('')}, and "
+            f"{out.with_suffix('.png')} beside it shows the first {ROWS * COLUMNS}"
+        )
+    trained = load_trained(source, which, trust_code=trust_code)
     run_id = trained.origin.run_id
     folder = out or Path(f"{run_id}-samples")
     final = folder.resolve()

@@ -18,7 +18,7 @@ from harness.evaluation.evaluate import Evaluator
 from harness.fields import FIELDS
 from harness.launch.processes import Processes, build_accelerator, explaining_lost_peers
 from harness.lock import is_owned
-from harness.models.load import load_trained
+from harness.models.load import load_trained, require_trust
 from harness.readings import is_measured, list_parts, require_same_extractor
 from harness.record import RunFolder, find_run_folders
 from harness.terminal import console
@@ -117,11 +117,7 @@ def _read_run(folder: RunFolder, asked: Asked) -> tuple[RunConfig, int]:
         stored, status = folder.read_config(), folder.read_status()
     except (OSError, ValueError) as error:
         raise InputError(f"{folder.path} is damaged: {error}") from error
-    if ":" in str(stored.get("variant")) and not asked.trust_code:
-        raise InputError(
-            f"{folder.path} is of the variant {stored['variant']}, code of its author's, which is run only on "
-            "--trust-code; read it first"
-        )
+    require_trust(folder.path, stored, asked.trust_code)
     if status["state"] != "done" or is_owned(folder):
         progress = f"epoch {status.get('epoch', 0)} of {stored.get('epochs')}"
         raise InputError(
@@ -207,7 +203,7 @@ def _evaluate(task: Task, epoch: int, evaluators: Sequence[Evaluator], processes
     for evaluator in evaluators:
         processes.on_main(partial(require_same_extractor, folder, evaluator.reading))
     with processes.raising_together():
-        trained = load_trained(folder.path, epoch, processes.device)
+        trained = load_trained(folder.path, epoch, processes.device, trust_code=True)
     recorder = Recorder(folder, processes, config.epochs)
     images_seen = epoch * data.steps_per_epoch(config.batch_size) * config.batch_size
     evaluations = RunEvaluations(config, folder, evaluators, recorder)

@@ -15,13 +15,13 @@ FILES = {"model.safetensors", "config.json", "README.md"}
 OF_THE_MACHINE = ("feature_weights", "sweep")  # paths, and what means nothing elsewhere
 
 
-def write_export(run: Path, which: Which, out: Path | None = None) -> Path:
+def write_export(run: Path, which: Which, out: Path | None = None, trust_code: bool = False) -> Path:
     """Export one state of a run to the folder `out`, `<run id>-export` where it is None. Returns: that folder.
 
     Raises: InputError if the run has no such state, if `out` holds anything but an export of this run, or if it cannot
         be written.
     """
-    trained = load_trained(run, which)
+    trained = load_trained(run, which, trust_code=trust_code)
     if EXPORT in trained.config:
         raise InputError(f"{run} is an export already; copy the folder, or name the run folder")
     folder = out or Path(f"{trained.origin.run_id}-export")

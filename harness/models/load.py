@@ -42,15 +42,37 @@ class Trained:
     origin: Origin
 
 
-def load_trained(path: Path, which: Which | int, device: str | torch.device = "cpu") -> Trained:
+def require_trust(path: Path, config: dict[str, Any], trust_code: bool) -> None:
+    """A configuration may be a stranger's, and name any module: of a variant that is not ours, code is imported.
+
+    Raises: InputError unless the variant is ours, or its code is trusted and does not lie in the folder itself.
+    """
+    name = str(config.get("variant"))
+    if ":" not in name:
+        return
+    if not trust_code:
+        raise InputError(
+            f"{path} is of the variant {name}, code of its author's, which is run only on --trust-code "
+            "(trust_code=True); read it first"
+        )
+    if Path.cwd().resolve().is_relative_to(path.resolve()):
+        raise InputError(
+            f"{name} would be imported from {path} itself; start from the folder that holds your own package"
+        )
+
+
+def load_trained(
+    path: Path, which: Which | int, device: str | torch.device = "cpu", trust_code: bool = False
+) -> Trained:
     """A variant in eval mode, its parameters without gradients, from a run folder or an export (which holds one state).
 
     Args: which: best, the state of the lowest FID under the run's first protocol; latest; or an epoch whose weights the
-        run has kept.
+        run has kept. trust_code: whether a variant may be imported that is not ours.
     torch's global random state stays as it is. Modules that an export leaves out are missing, not freshly initialised.
     Raises: InputError if there is no run or export, or no such checkpoint, or if it is damaged.
     """
     config = _read_config(path)
+    require_trust(path, config, trust_code)
     if EXPORT in config:
         weights, origin = _read_export(path, config[EXPORT])
     else:

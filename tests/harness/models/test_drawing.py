@@ -74,3 +74,11 @@ class TestSamples:
         (here / "other.png").write_text("somebody's")
         assert command("sample", str(finished_run), "--out", "other") == 2
         assert not (here / "other").exists()
+
+    @pytest.mark.parametrize("name", ["s.png", "s.JPG"])
+    def test_a_pictures_name_is_no_folder(
+        self, brief_run: Path, here: Path, name: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        assert command("sample", str(brief_run), "--out", name) == 2
+        assert "name it s, and s.png beside it" in capfd.readouterr().err
+        assert not list(here.iterdir())
