@@ -145,6 +145,7 @@ def stage(
     from harness.data.source import exists  # noqa: PLC0415
     from harness.data.staging import stage_dataset  # noqa: PLC0415
     from harness.data.weights import INCEPTION, TORCHVISION_INCEPTION, stage_weights  # noqa: PLC0415
+    from harness.terminal import console  # noqa: PLC0415
 
     weights = [INCEPTION] * inception + [TORCHVISION_INCEPTION] * torchvision_inception
     if not (dataset or weights or bundle or from_bundle):
@@ -164,7 +165,12 @@ def stage(
         for size in image_size:
             print(stage_dataset(name, size, from_, "test" if test else "train", crop))
     for file in weights:
-        print(stage_weights(file, from_))
+        path = stage_weights(file, from_)
+        if file is INCEPTION:
+            from harness.evaluation.parity import check_against_clean_fid  # noqa: PLC0415 (imports clean-fid)
+
+            console.print(check_against_clean_fid(path), highlight=False, soft_wrap=True)
+        print(path)
     if bundle is not None:
         print(save_bundle(bundle))
 

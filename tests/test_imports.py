@@ -70,6 +70,23 @@ def test_each_floor_of_the_harness_imports_only_what_lies_below_it() -> None:
     assert not upward
 
 
+ROOMS = ["read", "compute", "show"]  # of results/, likewise; its commands stand above them
+
+
+def room_of(module: str) -> int:
+    folder = module.split(".")[1] if "." in module else ""
+    return ROOMS.index(folder) if folder in ROOMS else len(ROOMS)
+
+
+def test_each_room_of_the_results_imports_only_from_those_before_it() -> None:
+    upward = []
+    for file in (ROOT / "results").rglob("*.py"):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        imported = {name for name in imported_by(file) if name.startswith("results.")}
+        upward += [f"{module} imports {name}" for name in imported if room_of(name) > room_of(module)]
+    assert not upward
+
+
 @pytest.mark.parametrize("name", ["record", "files", "errors"])
 def test_records_need_only_the_standard_library(name: str) -> None:
     tree = ast.parse((ROOT / "harness" / f"{name}.py").read_text())

@@ -59,7 +59,7 @@ def _read(folder: RunFolder) -> FolderEntry:
     fields = config | {
         "sweep": config["sweep"] or None,
         "options": json.dumps(config["options"], sort_keys=True),
-        "training": _describe_training(config),
+        "training": _describe_training(config, environment.get("data") or {}),
     }
     configuration = {column.name: fields[column.name] for column in CONFIGURATION}
     if (original := environment.get("run_id", run_id)) != run_id:
@@ -111,11 +111,17 @@ def _require_name(name: str) -> None:
         raise ValueError("its name is no UTF-8, or holds control characters; rename it")
 
 
-def _describe_training(config: dict[str, Any]) -> str:
-    """What of the training is not its default, and has no column of its own, as JSON."""
+def _describe_training(config: dict[str, Any], data: dict[str, Any]) -> str:
+    """What of the training is not its default, and has no column of its own, as JSON; and whether a published data set
+
+    was there in part only (`data`), which nobody asked for and which changes everything.
+    """
     given = {name: _normalise(config[name]) for name in IN_TRAINING if name in config}
     usual = {name: _normalise(FIELDS[name].default_among(config)) for name in given}
-    return json.dumps({name: value for name, value in given.items() if value != usual[name]}, sort_keys=True)
+    differing = {name: value for name, value in given.items() if value != usual[name]}
+    if data.get("whole") is False:
+        differing["data"] = f"{data.get('n_prepared')} of {data.get('n_expected')} images"
+    return json.dumps(differing, sort_keys=True)
 
 
 def _normalise(value: Any) -> Any:

@@ -55,7 +55,7 @@ CONFIGURATION = _columns("""
     channels | integer | 1 or 3; grey images are repeated to 3
     max_images | integer | a subset of the training set; empty: all of it
     mixed_precision | string | no, tf32, bf16 or fp16
-    training | string | every other setting of the training that is not its default: a JSON object with sorted keys
+    training | string | JSON, sorted keys: other settings that are no defaults; `data` if a published set is not whole
     eval_every | integer | epochs between evaluations
 """)
 # Fields of the configuration that change the trained weights and have a column of their own; the others are `training`.

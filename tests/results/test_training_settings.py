@@ -16,6 +16,7 @@ from harness.config import build_config
 from harness.fields import FIELDS
 from results.compute.summary import summarise
 from results.read.collect import collect
+from results.read.labels import name_place
 from results.read.schema import IN_TRAINING, RUNS, Column, arrow_schema
 from tests.results.runs import evaluation, write_campaign, write_run
 
@@ -27,6 +28,7 @@ OTHER = {
     "gradient_accumulation": 2,
     "ema_decay": 0.999,
     "sync_batchnorm": True,
+    "crop": "center",
     "feature_sha256": "ab",
 }
 WRITTEN = {name: value for name, value in OTHER.items() if name != "feature_sha256"} | {"weight_decay": 0.1}
@@ -75,6 +77,16 @@ class TestCells:
         for seed, value in enumerate((one, other)):
             write_run(tmp_path, f"run{seed}", {10: evaluation(5)}, seed=seed, **{name: value})
         assert cells(tmp_path) == [2]
+
+    def test_a_published_data_set_that_is_not_whole_is_named_wherever_its_runs_are(self, tmp_path: Path) -> None:
+        folder = write_run(tmp_path, "part", {10: evaluation(5)}, dataset="mnist")
+        write_run(tmp_path, "whole", {10: evaluation(5)}, dataset="mnist", seed=1)
+        data = {"whole": False, "n_prepared": 9000, "n_expected": 60000}
+        folder.write_environment({**folder.read_environment(), "data": data})
+        assert cells(tmp_path) == [1, 1]
+        runs = collect(tmp_path).runs.set_index("run_id")
+        assert name_place(runs.loc["part"]) == "mnist 32 px (data=9000 of 60000 images)"
+        assert name_place(runs.loc["whole"]) == "mnist 32 px"
 
     def test_the_column_holds_what_differs_and_nothing_else(self, tmp_path: Path) -> None:
         fields = {**USUAL, "optimizer": "adamw", "betas": [0.5, 0.999], "gradient_clipping": 1.0}

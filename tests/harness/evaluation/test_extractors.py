@@ -1,5 +1,6 @@
 """Extractors and resizing, beside clean-fid's own and torchvision's."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from harness.errors import InputError
 from harness.evaluation import extractors
 from harness.evaluation.extractors import Extractor
+from harness.evaluation.parity import check_against_clean_fid
 from harness.evaluation.resize import resize_to
 from harness.files import hash_file
 from harness.protocol import Protocol, load_protocol
@@ -70,6 +72,19 @@ class TestInception:
         expected = theirs(torch.from_numpy(resized).permute(0, 3, 1, 2))
         features, _ = build_extractor("inception", CLEAN, CPU, inception_file)(IMAGES)
         assert ((features - expected).abs().max() / expected.abs().max()).item() < 1e-3
+
+    def test_what_is_staged_is_checked_against_clean_fids_own_code(
+        self, inception_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert re.fullmatch(
+            r"checked against clean-fid: resized pixels differ by \S+ grey levels, features by \S+ of the largest",
+            check_against_clean_fid(inception_file),
+        )
+        monkeypatch.setattr(
+            "harness.evaluation.parity.resize_to", lambda images, *_: resize_to(images, 299, "bilinear")
+        )
+        with pytest.raises(InputError, match="scores would not be clean-fid's"):
+            check_against_clean_fid(inception_file)
 
     def test_class_probabilities_come_with_the_same_forward_pass(self, inception_file: Path) -> None:
         extractor = build_extractor("inception", CLEAN, CPU, inception_file)
