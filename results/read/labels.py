@@ -23,8 +23,11 @@ BARE = ("architecture", "mixed_precision")  # whose values say what they are
 
 
 def label_setting(row: pd.Series) -> str:
-    """What differs from the paper's setting, as in "learning_rate=0.003, conv, bf16, ema_decay=0.999"; or nothing."""
-    return _label(row["image_size"], *(_plain(row[name]) for name in NEUTRAL))
+    """What differs from the paper's setting, as in "learning_rate=0.003, conv, bf16, ema_decay=0.999"; or nothing.
+
+    What the row has no column for, as one over several data sets has none for their batch sizes, goes without saying.
+    """
+    return _label(row.get("image_size"), *(_plain(row.get(name)) for name in NEUTRAL))
 
 
 def label_settings(rows: pd.DataFrame) -> list[str]:
@@ -42,9 +45,11 @@ def _plain(value: Any) -> Hashable:
 def _label(image_size: Any, *values: Any) -> str:
     parts = []
     for name, value in zip(NEUTRAL, values, strict=True):
+        if value is None:
+            continue
         if name == "training":
             parts += [f"{key}={_format(inner)}" for key, inner in json.loads(value).items()]  # as `--set` takes it
-        elif value is not None and value != FIELDS[name].default_among({"image_size": image_size}):
+        elif value != FIELDS[name].default_among({"image_size": image_size}):
             parts.append(str(value) if name in BARE else f"{name}={_format(value)}")
     return ", ".join(parts)
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from results.compute.across_datasets import SHARED
 from results.read.labels import label_cells, label_setting
-from results.show.figures.style import Drawing
+from results.show.figures.style import LARGEST, Drawing, use_logarithms
 
 CAPTION = (
     "Ratio of FIDs with 95 % intervals, on a logarithmic axis; squares: data sets; diamonds: over all of them (random "
@@ -20,13 +20,14 @@ def draw_forest(comparisons: pd.DataFrame, across: pd.DataFrame) -> Iterator[Dra
     """A figure for each campaign with two data sets or more; of prior samples."""
     pooled = across[(across["measure"] == "fid") & (across["sampler"] == "prior") & (across["scale"] == "log")]
     single = comparisons[(comparisons["measure"] == "fid") & comparisons["ratio_low"].notna()]
+    pooled, single = _drawable(pooled), _drawable(single)
     for number, (_, campaign) in enumerate(pooled.groupby(SHARED, dropna=False, sort=False), start=1):
         keys = ["variant", "options", *SHARED]
         rows = single.merge(campaign[keys], on=keys)
         figure, axis = plt.subplots(figsize=(6.4, 0.8 + 0.24 * (len(rows) + 2 * len(campaign))))
         ticks = _plot(axis, rows, campaign)
         axis.axvline(1, color="0.5", linewidth=0.8)
-        axis.set_xscale("log")
+        use_logarithms(axis)
         axis.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
         axis.set_xlabel("FID over the AAE's")
         axis.invert_yaxis()
@@ -35,6 +36,12 @@ def draw_forest(comparisons: pd.DataFrame, across: pd.DataFrame) -> Iterator[Dra
         title = "FID over all data sets" + (f" ({named})" if named else "")
         yield Drawing(f"forest-fid-{number}" if number > 1 else "forest-fid", title, CAPTION, figure)
         plt.close(figure)
+
+
+def _drawable(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose ratio and interval an axis can hold; an interval may be missing."""
+    numbers = rows[["ratio", "ratio_low", "ratio_high"]].astype(float)
+    return rows[(numbers.isna() | ((numbers > 0) & (numbers < LARGEST))).all(axis=1)]
 
 
 def _plot(axis: Axes, rows: pd.DataFrame, campaign: pd.DataFrame) -> list[tuple[float, str]]:

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 from matplotlib import pyplot as plt
-from matplotlib.ticker import LogFormatter
 
 from results.compute.statistics import compute_half_width
 from results.read.collect import Collection
-from results.show.figures.style import COLORS, LARGEST, Drawing, evaluations, show_seeds, split_settings
+from results.show.figures.style import COLORS, LARGEST, Drawing, evaluations, show_seeds, split_settings, use_logarithms
 
 SHOWN = [("fid", "FID"), ("noise_share", "noise share")]
 
@@ -61,8 +60,7 @@ def _draw(runs: pd.DataFrame, option: str):
         axis.set(xlabel=option, ylabel=label)
         show_seeds(axis, runs[measure].dropna())
         if is_logarithmic:
-            axis.set_xscale("log")
-            axis.xaxis.set_major_formatter(LogFormatter())
+            use_logarithms(axis)
         if runs["line"].nunique() > 1:
             axis.legend(fontsize=7)
     figure.tight_layout()

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from harness.files import replacing_file
 from results.compute.statistics import compute_half_width
@@ -148,6 +148,13 @@ def show_seeds(axis: Axes, values: pd.Series) -> None:
     if len(numbers):
         margin = 0.06 * (numbers.max() - numbers.min() or abs(numbers.max()) or 1)
         axis.set_ylim(numbers.min() - margin, numbers.max() + margin)
+
+
+def use_logarithms(axis: Axes) -> None:
+    """A logarithmic x axis, its numbers written as text."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(LogFormatter())
+    axis.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
 
 
 def count_epochs(axis: Axes) -> None:
