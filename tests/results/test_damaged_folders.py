@@ -312,7 +312,7 @@ class TestHostile:
         details = {"reason": "=cmd\x1b[31m\nsecond line", "epoch": 1, "epochs": 10}
         write_run(runs, "failed", {}, state="failed", status=details, sweep="+sweep")
         for number in range(13):
-            write_campaign(runs, {"aae": [3.0]}, prefix=f"{number}-", dataset=f"data{number}")
+            write_campaign(runs, {"aae": [3.0]}, prefix=f"{number}-", dataset=f"more{number}")
         assert invoke("report", runs, "--out", folder / "out") == 0
         return folder / "out"
 
