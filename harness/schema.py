@@ -256,5 +256,6 @@ def _shorten(value: object, quoted: bool = True) -> str:
 if __name__ == "__main__":
     SCHEMAS.mkdir(exist_ok=True)
     for name, schema in build_json_schemas().items():
-        (SCHEMAS / f"{name}.json").write_text(json.dumps(schema, indent=2) + "\n", encoding="utf-8")
-        print(SCHEMAS / f"{name}.json")
+        file = SCHEMAS / f"{name}.schema.json"  # config.json and the like would make a run folder of it
+        file.write_text(json.dumps(schema, indent=2) + "\n", encoding="utf-8")
+        print(file)
