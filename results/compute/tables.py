@@ -6,9 +6,10 @@ from importlib.resources import files
 
 import pandas as pd
 
+from harness.fields import paper_batch_size
 from results.compute.baseline import BASELINE, mark_best
 from results.compute.summary import RULES, SETTING, is_missing
-from results.read.labels import LABEL_COLUMNS, NEUTRAL, label_cells, name_setting
+from results.read.labels import LABEL_COLUMNS, NEUTRAL, format_value, label_cells, name_setting
 from results.read.schema import OVER_SEEDS, Column
 
 NUMBERS = {"cifar10": 1, "ffhq": 2, "mnist": 3, "emnist": 4, "fashion_mnist": 5}
@@ -56,11 +57,15 @@ TABLE = [
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table: `rows` has TABLE's columns; `stem` names its files."""
+    """One table: `rows` has TABLE's columns; `stem` names its files; `varied` is the setting that differs within it."""
 
     stem: str
     caption: str
     rows: pd.DataFrame
+    varied: str | None = None
+
+
+Joined = tuple[str, list[pd.DataFrame], str | None]  # data set, blocks, and the field in which they differ
 
 
 @cache
@@ -71,12 +76,15 @@ def load_published() -> pd.DataFrame:
 
 
 def build_tables(summary: pd.DataFrame, reported: pd.DataFrame, references: pd.DataFrame) -> list[PaperTable]:
-    """A table per data set and setting, of prior samples. Several sizes share one; other differences do not."""
+    """A table per data set and setting, of prior samples.
+
+    Several sizes share one, and so do settings that differ in one other field, which then is a column.
+    """
     cells = summary[summary["sampler"] == "prior"]
     shared = [name for name in SETTING if name not in (*BLOCK, "sampler")]
     cells = _add_published(cells.assign(**{f"{name}_mark": mark_best(reported, cells, name) for name in MARKED}))
     floors = _prepare_references(references)
-    tables: list[tuple[str, list[pd.DataFrame]]] = []
+    tables: list[Joined] = []
     for (dataset, *_), group in cells.groupby(shared, dropna=False, sort=False):
         own: list[list[pd.DataFrame]] = []
         for _, block in group.groupby(BLOCK, sort=True):
@@ -85,27 +93,61 @@ def build_tables(summary: pd.DataFrame, reported: pd.DataFrame, references: pd.D
             if free is None:
                 own.append(free := [])
             free.append(block)
-        tables += [(str(dataset), blocks) for blocks in own]
+        tables += [(str(dataset), blocks, None) for blocks in own]
+    tables = _join_neighbours(tables)
     counts: dict[str, int] = {}
     built = []
-    for dataset, blocks in tables:
+    for dataset, blocks, varied in tables:
         counts[dataset] = counts.get(dataset, 0) + 1
         number = NUMBERS.get(dataset)
         stem = f"table{number}-{dataset}" if number else f"table-{dataset}"
         stem += f"-{counts[dataset]}" if counts[dataset] > 1 else ""
         rows = pd.concat([_build_block(block, floors) for block in blocks], ignore_index=True)
-        built.append(PaperTable(stem, _caption(number, dataset, blocks), rows))
+        built.append(PaperTable(stem, _caption(number, dataset, blocks, varied), rows, varied))
     return sorted(built, key=lambda table: (NUMBERS.get(table.rows["dataset"].iloc[0], 9), table.stem))
 
 
-def _caption(number: int | None, dataset: str, blocks: list[pd.DataFrame]) -> str:
-    first = blocks[0].iloc[0]
-    ids = ", ".join(str(block["protocol_id"].iloc[0]) for block in blocks)
-    sizes = " and ".join(str(block["image_size"].iloc[0]) for block in blocks)
-    samples = ", ".join(str(int(n)) for block in blocks for n in sorted(block["n_fake"].unique()))
+def _join_neighbours(tables: list[Joined]) -> list[Joined]:
+    """Tables of one block each that differ in a single field of the setting become one, sorted by it."""
+    joined: list[Joined] = []
+    for dataset, blocks, _ in tables:
+        for place, (other, theirs, varied) in enumerate(joined):
+            found = _find_difference(theirs[0].iloc[0], blocks[0].iloc[0])
+            if dataset == other and len(blocks) == 1 and found is not None and varied in (None, found):
+                if varied is not None or len(theirs) == 1:
+                    together = sorted([*theirs, *blocks], key=lambda block: _order(block[found].iloc[0]))
+                    joined[place] = (dataset, together, found)
+                    break
+        else:
+            joined.append((dataset, blocks, None))
+    return joined
+
+
+def _find_difference(first: pd.Series, second: pd.Series) -> str | None:
+    """The one field in which two settings differ; None for none, for several, and for other readings."""
+    names = [name for name in SETTING if name not in ("sampler", "protocol_id")]
+    pairs = {name: (first[name], second[name]) for name in names}
+    differing = [name for name, pair in pairs.items() if pair[0] != pair[1] and not pd.isna(list(pair)).all()]
+    return differing[0] if len(differing) == 1 and differing[0] in (*NEUTRAL, "epochs") else None
+
+
+def _order(value: object) -> tuple[float, str]:
+    """Numbers by their value, then texts; a missing number, which stands for everything, last."""
+    number = pd.to_numeric(pd.Series([value]), errors="coerce").iloc[0]
+    return (float("inf") if pd.isna(number) else float(number)), str(value)
+
+
+def _caption(number: int | None, dataset: str, blocks: list[pd.DataFrame], varied: str | None) -> str:
+    first = blocks[0].iloc[0].copy()
+    epochs = "" if varied == "epochs" else f" after {first['epochs']} epochs"
+    if varied in NEUTRAL:
+        first[varied] = NEUTRAL[varied] if varied != "batch_size" else paper_batch_size(first["image_size"])
+    ids = ", ".join(dict.fromkeys(str(block["protocol_id"].iloc[0]) for block in blocks))
+    sizes = " and ".join(dict.fromkeys(str(block["image_size"].iloc[0]) for block in blocks))
+    samples = ", ".join(dict.fromkeys(str(int(n)) for block in blocks for n in sorted(block["n_fake"].unique())))
     return (
         (f"Table {number}: " if number else "")
-        + name_setting(f"{dataset} at {sizes} px after {first['epochs']} epochs", first)
+        + name_setting(f"{dataset} at {sizes} px{epochs}", first)
         + ", mean ± standard deviation over n seeds. "
         + f"Protocol {ids}, extractor {first['extractor']}, {samples} generated images. "
         + f"Reported: {RULES[first['epoch_rule']]}."
@@ -117,7 +159,7 @@ def _add_published(cells: pd.DataFrame) -> pd.DataFrame:
 
     Nor is a cell of other networks or another training than the paper's.
     """
-    own = {name: NEUTRAL[name] for name in ("architecture", "training")}
+    own = {name: NEUTRAL[name] for name in ("architecture", "training", "learning_rate", "latent_dim")}
     keys = ["dataset", "image_size", "variant", *own]
     names = {"fid": "published_fid", "inception_score": "published_inception_score"}
     published = load_published().assign(**own)[[*keys, *names]].rename(columns=names)
@@ -152,6 +194,12 @@ def _build_block(block: pd.DataFrame, floors: dict[tuple[str, ...], pd.DataFrame
         epoch_rule=first["epoch_rule"],
         protocol_id=first["protocol_id"],
     )
+
+
+def format_varied(row: pd.Series, varied: str) -> str:
+    """What a row says in the column of the setting that differs within its table."""
+    value = row[varied]
+    return "all" if is_missing(value) or pd.isna(value) else format_value(value)
 
 
 def format_cell(row: pd.Series, name: str) -> str:

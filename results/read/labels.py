@@ -48,13 +48,14 @@ def _label(image_size: Any, *values: Any) -> str:
         if value is None:
             continue
         if name == "training":
-            parts += [f"{key}={_format(inner)}" for key, inner in json.loads(value).items()]  # as `--set` takes it
+            parts += [f"{key}={format_value(inner)}" for key, inner in json.loads(value).items()]  # as `--set` takes it
         elif value != FIELDS[name].default_among({"image_size": image_size}):
-            parts.append(str(value) if name in BARE else f"{name}={_format(value)}")
+            parts.append(str(value) if name in BARE else f"{name}={format_value(value)}")
     return ", ".join(parts)
 
 
-def _format(value: Any) -> str:
+def format_value(value: Any) -> str:
+    """A setting's value, as `--set` takes it."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -6,7 +6,7 @@ import pandas as pd
 
 from harness.escape import escape_latex, escape_markdown
 from results.compute.summary import is_missing
-from results.compute.tables import MARKED, SHOWN, PaperTable, format_cell, is_baseline, shown_columns
+from results.compute.tables import MARKED, SHOWN, PaperTable, format_cell, format_varied, is_baseline, shown_columns
 
 NOTES = (
     "Underlined: the baseline. Bold: best, and distinguishable from every other (paired t test over seeds, Holm, "
@@ -19,7 +19,7 @@ COMPARABLE = "The published numbers are of one seed."
 def render_markdown(table: PaperTable) -> str:
     """A GitHub-flavoured table, its caption above and what the marks mean below."""
     styles = {"best": lambda text: f"**{text}**", "among the best": lambda text: f"{text} †"}
-    header, cells = _layout(table.rows, styles, lambda text: f"<u>{text}</u>", escape_markdown)
+    header, cells = _layout(table, styles, lambda text: f"<u>{text}</u>", escape_markdown)
     lines = [
         f"**{escape_markdown(table.caption)}**",
         "",
@@ -36,7 +36,7 @@ def render_latex(table: PaperTable) -> str:
         "best": lambda text: f"\\textbf{{{text}}}",
         "among the best": lambda text: f"{text}$^\\dagger$",
     }
-    header, cells = _layout(table.rows, styles, lambda text: f"\\underline{{{text}}}", escape_latex)
+    header, cells = _layout(table, styles, lambda text: f"\\underline{{{text}}}", escape_latex)
     is_reference = (table.rows["kind"] == "reference").tolist()
     body = []
     for number, row in enumerate(cells):
@@ -63,15 +63,16 @@ def render_latex(table: PaperTable) -> str:
 
 
 def _layout(
-    rows: pd.DataFrame,
+    table: PaperTable,
     styles: dict[str, Callable[[str], str]],
     underline: Callable[[str], str],
     escape: Callable[[str], str],
 ) -> tuple[list[str], list[list[str]]]:
+    rows, varied = table.rows, [table.varied] if table.varied else []
     sizes = rows["image_size"].nunique() > 1
     measures = shown_columns(rows)
     published = rows["published_fid"].notna().any()
-    header = ["method", *(["px"] if sizes else []), "n", *(SHOWN[name][0] for name in measures)]
+    header = ["method", *varied, *(["px"] if sizes else []), "n", *(SHOWN[name][0] for name in measures)]
     header += ["FID (published)", "IS (published)"] if published else []
     cells = []
     for _, row in rows.iterrows():
@@ -81,7 +82,8 @@ def _layout(
             text = underline(text) if is_baseline(row) and name in MARKED and text else text
             shown.append(styles.get(row.get(f"{name}_mark") or "", lambda text: text)(text) if name in MARKED else text)
         label = escape(row["label"])
-        line = [underline(label) if is_baseline(row) else label, *([str(row["image_size"])] if sizes else [])]
+        line = [underline(label) if is_baseline(row) else label]
+        line += [escape(format_varied(row, name)) for name in varied] + ([str(row["image_size"])] if sizes else [])
         line += [str(int(row["n"])), *shown]
         line += [_plain(row["published_fid"]), _plain(row["published_inception_score"])] if published else []
         cells.append(line)

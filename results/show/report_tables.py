@@ -9,7 +9,7 @@ import pandas as pd
 from results.compute.analysis import Analysis
 from results.compute.collapse import SAMPLERS
 from results.compute.summary import is_missing
-from results.compute.tables import MARKED, SHOWN, PaperTable, format_cell, is_baseline, shown_columns
+from results.compute.tables import MARKED, SHOWN, PaperTable, format_cell, format_varied, is_baseline, shown_columns
 from results.read.labels import label_cells, name_place
 from results.show.render import notes_of
 
@@ -63,11 +63,13 @@ def build_paper_table(table: PaperTable) -> HtmlTable:
     """One of the paper's tables: ours, then the published numbers."""
     measures = shown_columns(table.rows)
     published = table.rows["published_fid"].notna().any()
-    names = ["method", "px", "n", *(SHOWN[name][0] for name in measures)]
+    varied = [table.varied] if table.varied else []
+    names = ["method", *varied, "px", "n", *(SHOWN[name][0] for name in measures)]
     names += ["FID (published)", "IS (published)"] if published else []
     rows = []
     for _, row in table.rows.iterrows():
-        cells = [Cell(row["label"]), number(row["image_size"], 0), number(row["n"], 0)]
+        cells = [Cell(row["label"]), *(_varied(row, name) for name in varied)]
+        cells += [number(row["image_size"], 0), number(row["n"], 0)]
         for name in measures:
             mark = row.get(f"{name}_mark") if name in MARKED else ""
             mark = "" if is_missing(mark) else str(mark)
@@ -82,6 +84,11 @@ def build_paper_table(table: PaperTable) -> HtmlTable:
         variant = "" if row["kind"] == "reference" else row["variant"]
         rows.append(Row(cells, row["dataset"], variant, kind))
     return HtmlTable(table.stem, table.caption, table.caption, columns(names, ["method"]), rows, notes_of(table.rows))
+
+
+def _varied(row: pd.Series, name: str) -> Cell:
+    is_number = isinstance(row[name], (int, float)) and not pd.isna(row[name])
+    return Cell(format_varied(row, name), float(row[name]) if is_number else None, "number")
 
 
 def build_comparison_table(comparisons: pd.DataFrame) -> HtmlTable | None:

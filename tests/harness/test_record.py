@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import harness
 from harness.files import temporary_path
 from harness.record import EvaluationFolder, RunFolder, find_run_folders, key_of
 
@@ -115,6 +116,11 @@ def test_run_folders_are_found_at_any_depth(folder: RunFolder, tmp_path: Path) -
         RunFolder(tmp_path / name).ask_for({})
     (tmp_path / "not a run").mkdir()
     assert [found.path.name for found in find_run_folders(tmp_path)] == ["b", "a", "z"]
+
+
+def test_no_folder_of_the_code_is_taken_for_a_run() -> None:
+    """A submission's snapshot of it lies below the folder that holds the runs."""
+    assert list(find_run_folders(Path(harness.__file__).parent)) == []
 
 
 def test_what_a_kill_left_half_written_is_removed_and_nothing_else(folder: RunFolder) -> None:

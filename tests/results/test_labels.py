@@ -97,6 +97,33 @@ class TestTables:
         assert numbers.get("aae") == published
 
 
+class TestSettingsThatDifferInOneField:
+    @pytest.fixture
+    def rates(self, tmp_path: Path) -> Analysis:
+        for rate in (3e-3, 1e-4, 1e-3):
+            write_campaign(tmp_path, FIDS, dataset="fashion_mnist", prefix=f"{rate}-", learning_rate=rate)
+        return analyse(collect(tmp_path))
+
+    def test_share_a_table_with_that_field_as_a_column(self, rates: Analysis) -> None:
+        (table,) = rates.tables
+        assert "learning_rate" not in table.caption
+        lines = render_markdown(table).splitlines()
+        assert lines[2].startswith("| method | learning_rate | n |")
+        shown = [line.split("|")[1:3] for line in lines[4:10]]
+        assert [[cell.strip(" <u>/") for cell in pair] for pair in shown] == [
+            [name, rate] for rate in ("0.0001", "0.001", "0.003") for name in ("aae", "n_iter")
+        ]
+        html = build_paper_table(table)
+        assert [column["name"] for column in html.columns][:3] == ["method", "learning_rate", "px"]
+
+    def test_the_published_numbers_stand_beside_the_papers_rate_alone(self, rates: Analysis) -> None:
+        rows = rates.tables[0].rows
+        assert set(rows.loc[rows["published_fid"].notna(), "learning_rate"]) == {1e-4}
+
+    def test_those_that_differ_in_two_have_tables_of_their_own(self, both: Analysis) -> None:
+        assert len(both.tables) == 2
+
+
 class TestComparisons:
     def test_a_variant_meets_the_baseline_of_its_own_setting(self, tmp_path: Path) -> None:
         write_campaign(tmp_path, {"aae": [30.0, 31.0, 29.0]})

@@ -97,7 +97,7 @@ def _draw_histograms(
 def _is_drawable(edges: np.ndarray, counts: np.ndarray) -> bool:
     """Whether they are bins, one beside the other, with something in them."""
     bins = len(edges) == len(counts) + 1 and (np.diff(edges) > 0).all() and np.abs(edges).max() <= LARGEST
-    return bool(bins and 0 < counts.sum() <= LARGEST)
+    return bool(bins and (counts >= 0).all() and 0 < counts.sum() <= LARGEST)
 
 
 def draw_fid_against_noise_share(collection: Collection) -> Iterator[Drawing]:
