@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SkipValidation,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+)
 
 from harness.measures import select
 from harness.record import Record, State
@@ -149,9 +158,12 @@ class Protocol(_File):
 class Histogram(_File):
     """Counts of values between neighbouring edges, which rise, and of which there is one more."""
 
-    # Only types, as there are thousands of numbers in a run that few look at: figures leave out what is no histogram.
-    edges: Annotated[list[float], Field(min_length=2)]
-    counts: Annotated[list[float], Field(min_length=1)]
+    edges: Annotated[list[Finite], Field(min_length=2)]
+    counts: Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]], Field(min_length=1)]
+
+
+# A run holds thousands of their numbers, at which only figures look: these ask `is_histogram`.
+LaterHistogram = SkipValidation[Histogram | None]
 
 
 class _Line(_File):
@@ -184,8 +196,8 @@ Posterior: type[BaseModel] = create_model(
         Field(None, alias="posterior/collapse"),
     ),
     sigma_mean_per_dim=(list[float] | None, Field(None, alias="posterior/sigma_mean_per_dim")),
-    mu_histogram=(Histogram | None, Field(None, alias="posterior/mu_histogram")),
-    sigma_histogram=(Histogram | None, Field(None, alias="posterior/sigma_histogram")),
+    mu_histogram=(LaterHistogram, Field(None, alias="posterior/mu_histogram")),
+    sigma_histogram=(LaterHistogram, Field(None, alias="posterior/sigma_histogram")),
     **_measures("posterior"),
 )
 
@@ -224,6 +236,15 @@ def check_evaluation(lines: Sequence[Record]) -> None:
     """Raises: ValueError unless every line of an evaluation is valid."""
     _check_lines(_SCORES, [line for line in lines if "sampler" in line], "records.jsonl of an evaluation")
     _check_lines(_POSTERIORS, [line for line in lines if "sampler" not in line], "records.jsonl of an evaluation")
+
+
+def is_histogram(value: object) -> bool:
+    """Whether a line's value is a valid Histogram with one edge more than counts."""
+    try:
+        found = Histogram.model_validate(value)
+    except ValidationError:
+        return False
+    return len(found.edges) == len(found.counts) + 1
 
 
 def build_json_schemas() -> dict[str, dict[str, JsonValue]]:

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from harness.schema import is_histogram
 from results.read.collect import Collection
 from results.show.figures.style import (
     LARGEST,
@@ -74,6 +75,9 @@ def _draw_histograms(
             histogram = record.get(f"posterior/{what}_histogram")
             if histogram is None:
                 continue
+            if not is_histogram(histogram):
+                left_out += 1
+                continue
             own, counts = np.array(histogram["edges"], float), np.array(histogram["counts"], float)
             edges = own if edges is None and _is_drawable(own, counts) else edges
             if edges is None or not np.array_equal(own, edges) or not _is_drawable(own, counts):
@@ -95,9 +99,8 @@ def _draw_histograms(
 
 
 def _is_drawable(edges: np.ndarray, counts: np.ndarray) -> bool:
-    """Whether they are bins, one beside the other, with something in them."""
-    bins = len(edges) == len(counts) + 1 and (np.diff(edges) > 0).all() and np.abs(edges).max() <= LARGEST
-    return bool(bins and (counts >= 0).all() and 0 < counts.sum() <= LARGEST)
+    """Whether they are bins, one beside the other, that an axis can hold, with something in them."""
+    return bool((np.diff(edges) > 0).all() and np.abs(edges).max() <= LARGEST and 0 < counts.sum() <= LARGEST)
 
 
 def draw_fid_against_noise_share(collection: Collection) -> Iterator[Drawing]:
