@@ -6,6 +6,7 @@ from importlib.resources import files
 
 import pandas as pd
 
+from harness.measures import select
 from results.compute.baseline import BASELINE, mark_best
 from results.compute.summary import RULES, SETTING, is_missing
 from results.read.labels import LABEL_COLUMNS, NEUTRAL, label_cells, name_setting
@@ -14,15 +15,8 @@ from results.read.schema import OVER_SEEDS, Column
 NUMBERS = {"cifar10": 1, "ffhq": 2, "mnist": 3, "emnist": 4, "fashion_mnist": 5}
 # What may differ between the blocks of one table, as in the paper's Table 2: its two image sizes.
 BLOCK = ["image_size", "batch_size", "protocol_id"]
-SHOWN = {
-    "fid": ("FID", 2),
-    "inception_score": ("IS", 2),
-    "kid": ("KID x 1000", 2),
-    "precision": ("precision", 3),
-    "recall": ("recall", 3),
-    "noise_share": ("noise share", 3),
-}
-SCALE = {"kid": 1000.0}
+SHOWN = {measure.name: (measure.title, measure.digits) for measure in select(place="table")}
+SCALE = {measure.name: measure.factor for measure in select(place="table")}
 MARKED = ["fid", "inception_score"]
 TABLE = [
     Column("table", "integer", "number of the paper's table; empty for other data"),
