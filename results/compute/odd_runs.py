@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from harness.measures import select
 from results.compute.baseline import compare_with, find_baselines
 from results.compute.cells import Cells, build_cells, lay_out
 from results.compute.moderated import FEWEST
@@ -15,14 +15,14 @@ from results.compute.summary import SETTING
 from results.read.schema import PROBLEMS
 
 FAR = 5.0  # standard deviations
-MEASURES_LOOKED_AT = [measure.name for measure in select(place="table")]
+MEASURES_LOOKED_AT = ["fid"]  # shares and KID spread too differently from cell to cell to have a spread in common
 MOST = 20  # odd runs whose effect on the verdicts is worked out
 
 
 def find_odd_runs(reported: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
     """A row for each odd run: run_id, `reason` in words, with its effect on the verdicts.
 
-    A run is odd if one of its scores is FAR standard deviations from the mean of the other seeds, on the measure's
+    A run is odd if its FID is FAR standard deviations from the mean of the other seeds, on the measure's
     scale. The standard deviation is that of the other seeds squeezed towards the one that the cells have in common,
     and no less than that, so that two seeds that happen to agree make no third one odd. Of two seeds neither is the
     odd one: both are named.
@@ -57,7 +57,10 @@ def find_odd_runs(reported: pd.DataFrame, margin: float = MARGIN) -> pd.DataFram
 
 
 def measure_distances(cells: Cells) -> Array:
-    """Of each run from the mean of its cell's other seeds, in standard deviations; NaN where no spread is known."""
+    """Of each run from the mean of its cell's other seeds, in standard deviations of a normal distribution that would
+
+    make it as rare; NaN where no spread is known.
+    """
     cell, value = cells.rows["cell"].to_numpy(), cells.rows["value"].to_numpy()
     n, df = cells.n[cell], cells.n[cell] - 2
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -69,8 +72,10 @@ def measure_distances(cells: Cells) -> Array:
         squeezed = (worth * common + np.maximum(squares, 0)) / (worth + df)
         deviation = np.sqrt(np.maximum(squeezed, common))
         distance = (value - others) / (deviation * np.sqrt(1 + 1 / (n - 1)))
+        # What so few seeds know of their spread counts: the normal deviate that is as rare as this t.
+        rare = stats.norm.isf(stats.t.sf(np.abs(distance), np.maximum(worth + df, 1)))
     known = (n >= 2) & ((common > 0) | (n >= 4)) & (deviation > 0)
-    return np.where(known, distance, np.nan)
+    return np.where(known, np.copysign(np.minimum(rare, np.abs(distance)), distance), np.nan)
 
 
 def _effect(reported: pd.DataFrame, run: pd.Series, margin: float) -> str:
