@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from results.compute.baseline import compare_with, find_baselines
 from results.compute.cells import Cells, build_cells, lay_out
@@ -24,8 +23,8 @@ def find_odd_runs(reported: pd.DataFrame, margin: float = MARGIN) -> pd.DataFram
 
     A run is odd if its FID is FAR standard deviations from the mean of the other seeds, on the measure's
     scale. The standard deviation is that of the other seeds squeezed towards the one that the cells have in common,
-    and no less than that, so that two seeds that happen to agree make no third one odd. Of two seeds neither is the
-    odd one: both are named.
+    and no less than that, so that two seeds that happen to agree make no third one odd. Of two seeds nobody can say
+    which is the odd one.
     """
     layout = lay_out(reported)
     found: dict[int, list[str]] = {}
@@ -37,8 +36,8 @@ def find_odd_runs(reported: pd.DataFrame, margin: float = MARGIN) -> pd.DataFram
             row, cell = int(numbers[place]), int(cells.rows["cell"].iloc[place])
             n, value = int(cells.n[cell]), float(layout.rows[measure].iloc[row])
             others = (cells.shown[cell] * n - value) / (n - 1)
-            which = "the other seed" if n == 2 else f"the mean of the other {n - 1} seeds"
-            text = f"{measure} {value:.4g} is {abs(distance[place]):.1f} standard deviations from {which}, {others:.4g}"
+            far = f"{abs(distance[place]):.1f} standard deviations from the mean of the other {n - 1} seeds"
+            text = f"{measure} {value:.4g} is {far}, {others:.4g}"
             found.setdefault(row, []).append(text)
     rows = [
         {
@@ -57,10 +56,7 @@ def find_odd_runs(reported: pd.DataFrame, margin: float = MARGIN) -> pd.DataFram
 
 
 def measure_distances(cells: Cells) -> Array:
-    """Of each run from the mean of its cell's other seeds, in standard deviations of a normal distribution that would
-
-    make it as rare; NaN where no spread is known.
-    """
+    """Of each run from the mean of its cell's other seeds, in standard deviations; NaN where no spread is known."""
     cell, value = cells.rows["cell"].to_numpy(), cells.rows["value"].to_numpy()
     n, df = cells.n[cell], cells.n[cell] - 2
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -72,10 +68,8 @@ def measure_distances(cells: Cells) -> Array:
         squeezed = (worth * common + np.maximum(squares, 0)) / (worth + df)
         deviation = np.sqrt(np.maximum(squeezed, common))
         distance = (value - others) / (deviation * np.sqrt(1 + 1 / (n - 1)))
-        # What so few seeds know of their spread counts: the normal deviate that is as rare as this t.
-        rare = stats.norm.isf(stats.t.sf(np.abs(distance), np.maximum(worth + df, 1)))
-    known = (n >= 2) & ((common > 0) | (n >= 4)) & (deviation > 0)
-    return np.where(known, np.copysign(np.minimum(rare, np.abs(distance)), distance), np.nan)
+    known = (n >= 3) & ((common > 0) | (n >= 4)) & (deviation > 0)
+    return np.where(known, distance, np.nan)
 
 
 def _effect(reported: pd.DataFrame, run: pd.Series, margin: float) -> str:
