@@ -13,6 +13,7 @@ from rich.table import Table
 from harness.allocation import count_cores
 from harness.errors import InputError
 from harness.escape import printable
+from harness.measures import select
 from harness.terminal import console
 from results.compute.analysis import analyse
 from results.compute.looks import load_looks
@@ -24,7 +25,7 @@ from results.read.labels import NEUTRAL, label_cells, name_setting
 from results.read.protocols import choose_protocol, describe_choice
 from results.show.write import is_current, write_collection, writing
 
-SHOWN = {"fid": 2, "inception_score": 2, "sigma_mean": 3, "noise_share": 3, "reconstruction_l1": 3}
+SHOWN = {measure.name: measure.digits for measure in select(place="terminal")}
 
 
 def collect_command(

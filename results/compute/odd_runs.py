@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.measures import select
 from results.compute.baseline import compare_with, find_baselines
 from results.compute.cells import Cells, build_cells, lay_out
 from results.compute.moderated import FEWEST
@@ -15,17 +14,17 @@ from results.compute.summary import SETTING
 from results.read.schema import PROBLEMS
 
 FAR = 5.0  # standard deviations
-MEASURES_LOOKED_AT = [measure.name for measure in select(place="table")]
+MEASURES_LOOKED_AT = ["fid"]  # shares and KID spread too differently from cell to cell to have a spread in common
 MOST = 20  # odd runs whose effect on the verdicts is worked out
 
 
 def find_odd_runs(reported: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
     """A row for each odd run: run_id, `reason` in words, with its effect on the verdicts.
 
-    A run is odd if one of its scores is FAR standard deviations from the mean of the other seeds, on the measure's
+    A run is odd if its FID is FAR standard deviations from the mean of the other seeds, on the measure's
     scale. The standard deviation is that of the other seeds squeezed towards the one that the cells have in common,
-    and no less than that, so that two seeds that happen to agree make no third one odd. Of two seeds neither is the
-    odd one: both are named.
+    and no less than that, so that two seeds that happen to agree make no third one odd. Of two seeds nobody can say
+    which is the odd one.
     """
     layout = lay_out(reported)
     found: dict[int, list[str]] = {}
@@ -37,8 +36,8 @@ def find_odd_runs(reported: pd.DataFrame, margin: float = MARGIN) -> pd.DataFram
             row, cell = int(numbers[place]), int(cells.rows["cell"].iloc[place])
             n, value = int(cells.n[cell]), float(layout.rows[measure].iloc[row])
             others = (cells.shown[cell] * n - value) / (n - 1)
-            which = "the other seed" if n == 2 else f"the mean of the other {n - 1} seeds"
-            text = f"{measure} {value:.4g} is {abs(distance[place]):.1f} standard deviations from {which}, {others:.4g}"
+            far = f"{abs(distance[place]):.1f} standard deviations from the mean of the other {n - 1} seeds"
+            text = f"{measure} {value:.4g} is {far}, {others:.4g}"
             found.setdefault(row, []).append(text)
     rows = [
         {
@@ -69,7 +68,7 @@ def measure_distances(cells: Cells) -> Array:
         squeezed = (worth * common + np.maximum(squares, 0)) / (worth + df)
         deviation = np.sqrt(np.maximum(squeezed, common))
         distance = (value - others) / (deviation * np.sqrt(1 + 1 / (n - 1)))
-    known = (n >= 2) & ((common > 0) | (n >= 4)) & (deviation > 0)
+    known = (n >= 3) & ((common > 0) | (n >= 4)) & (deviation > 0)
     return np.where(known, distance, np.nan)
 
 

@@ -7,6 +7,7 @@ from importlib.resources import files
 import pandas as pd
 
 from harness.fields import paper_batch_size
+from harness.measures import select
 from results.compute.baseline import BASELINE, mark_best
 from results.compute.summary import RULES, SETTING, is_missing
 from results.read.labels import LABEL_COLUMNS, NEUTRAL, format_value, label_cells, name_setting
@@ -15,15 +16,8 @@ from results.read.schema import OVER_SEEDS, Column
 NUMBERS = {"cifar10": 1, "ffhq": 2, "mnist": 3, "emnist": 4, "fashion_mnist": 5}
 # What may differ between the blocks of one table, as in the paper's Table 2: its two image sizes.
 BLOCK = ["image_size", "batch_size", "protocol_id"]
-SHOWN = {
-    "fid": ("FID", 2),
-    "inception_score": ("IS", 2),
-    "kid": ("KID x 1000", 2),
-    "precision": ("precision", 3),
-    "recall": ("recall", 3),
-    "noise_share": ("noise share", 3),
-}
-SCALE = {"kid": 1000.0}
+SHOWN = {measure.name: (measure.title, measure.digits) for measure in select(place="table")}
+SCALE = {measure.name: measure.factor for measure in select(place="table")}
 MARKED = ["fid", "inception_score"]
 TABLE = [
     Column("table", "integer", "number of the paper's table; empty for other data"),
@@ -113,11 +107,11 @@ def _join_neighbours(tables: list[Joined]) -> list[Joined]:
     for dataset, blocks, _ in tables:
         for place, (other, theirs, varied) in enumerate(joined):
             found = _find_difference(theirs[0].iloc[0], blocks[0].iloc[0])
-            if dataset == other and len(blocks) == 1 and found is not None and varied in (None, found):
-                if varied is not None or len(theirs) == 1:
-                    together = sorted([*theirs, *blocks], key=lambda block: _order(block[found].iloc[0]))
-                    joined[place] = (dataset, together, found)
-                    break
+            of_one_block_each = len(blocks) == 1 and (varied is not None or len(theirs) == 1)
+            if dataset == other and of_one_block_each and found is not None and varied in (None, found):
+                together = sorted([*theirs, *blocks], key=lambda block: _order(block[found].iloc[0]))
+                joined[place] = (dataset, together, found)
+                break
         else:
             joined.append((dataset, blocks, None))
     return joined

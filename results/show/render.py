@@ -9,8 +9,8 @@ from results.compute.summary import is_missing
 from results.compute.tables import MARKED, SHOWN, PaperTable, format_cell, format_varied, is_baseline, shown_columns
 
 NOTES = (
-    "Underlined: the baseline. Bold: best, and distinguishable from every other (paired t test over seeds, Holm, "
-    "0.05). †: among the best, which cannot be told apart."
+    "Underlined: the baseline. Bold: the best, where no other can be. †: among those that can be the best. What is "
+    "marked holds the best with 95 % (one-sided moderated t tests, Hsu 1984)."
 )
 FOREIGN = "The published numbers were taken under another protocol, from one seed: not comparable with ours."
 COMPARABLE = "The published numbers are of one seed."

@@ -84,9 +84,8 @@ class TestCells:
         data = {"whole": False, "n_prepared": 9000, "n_expected": 60000}
         folder.write_environment({**folder.read_environment(), "data": data})
         assert cells(tmp_path) == [1, 1]
-        runs = collect(tmp_path).runs.set_index("run_id")
-        assert name_place(runs.loc["part"]) == "mnist 32 px (data=9000 of 60000 images)"
-        assert name_place(runs.loc["whole"]) == "mnist 32 px"
+        places = {row["run_id"]: name_place(row) for _, row in collect(tmp_path).runs.iterrows()}
+        assert places == {"part": "mnist 32 px (data=9000 of 60000 images)", "whole": "mnist 32 px"}
 
     def test_the_column_holds_what_differs_and_nothing_else(self, tmp_path: Path) -> None:
         fields = {**USUAL, "optimizer": "adamw", "betas": [0.5, 0.999], "gradient_clipping": 1.0}

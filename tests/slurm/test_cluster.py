@@ -14,7 +14,7 @@ from slurm.estimate import Timing, kinds_of, save_probe
 from slurm.overview import describe_failures
 from slurm.status import read_statuses
 from slurm.sweep import load_sweep
-from tests.harness.test_train import assert_same_run, evaluated, only_folder
+from tests.harness.test_train import PATIENCE, assert_same_run, evaluated, only_folder
 from tests.slurm.cluster import wait_for
 from tests.slurm.conftest import Sweep, train_alone
 
@@ -58,7 +58,7 @@ def test_two_nodes_of_two_tasks_train_as_one_process_does(sweep: Sweep, tmp_path
     sweep.write({"variant": ["calm:Calm"]}, TWO_NODES, **SHORT)
     sweep.submit()
     sweep.wait_until_done()
-    assert alone.wait(120) == 0
+    assert alone.wait(PATIENCE) == 0
     (four,), one = sweep.folders(), only_folder(tmp_path / "alone")
     assert four.path.name == one.path.name
     assert four.read_environment()["num_processes"] == 4
@@ -154,7 +154,7 @@ def test_cancelled_runs_save_themselves_and_a_retry_resumes_them(sweep: Sweep, t
     status, _, error = sweep.command("retry", "--stale")
     assert status == 0, error
     sweep.wait_until_done()
-    assert alone.wait(120) == 0
+    assert alone.wait(PATIENCE) == 0
     assert_same_run(folder, only_folder(tmp_path / "alone"))
 
 

@@ -14,7 +14,7 @@ from harness.record import RunFolder
 from results.read.collect import collect
 from slurm.estimate import Timing, kinds_of, save_probe
 from slurm.sweep import load_sweep
-from tests.harness.test_train import assert_same_run, only_folder
+from tests.harness.test_train import PATIENCE, assert_same_run, only_folder
 from tests.slurm.cluster import wait_for
 from tests.slurm.conftest import Sweep, train_alone
 
@@ -32,7 +32,7 @@ class Paced(AAE):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> RunFolder:
     out = tmp_path_factory.mktemp("uninterrupted") / "runs"
-    assert train_alone(out).wait(120) == 0
+    assert train_alone(out).wait(PATIENCE) == 0
     return only_folder(out)
 
 
@@ -111,7 +111,7 @@ def test_a_time_limit_is_survived_as_often_as_it_takes(sweep: Sweep, tmp_path: P
     sweep.write({"seed": [0]}, {"timeout_min": 1}, **run)
     sweep.submit()
     sweep.wait_until_done(400)
-    assert reference.wait(120) == 0
+    assert reference.wait(PATIENCE) == 0
     assert_same_run(sweep.folders()[0], only_folder(tmp_path / "reference"))
     assert interruptions(sweep) >= 1
     assert sweep.folders()[0].read_environment()["launches"][1]["epoch"] >= 1

@@ -21,7 +21,8 @@ from harness.settings import load_config_file
 from slurm.local import run_locally
 from slurm.process import PlannedRun, RunProcess
 from slurm.submission import Submission, create_folder
-from tests.harness.test_train import ROOT
+from tests.harness.faults import family
+from tests.harness.test_train import PATIENCE, ROOT
 
 SHORT = load_config_file(ROOT / "tests/harness/short.yaml")
 
@@ -59,13 +60,17 @@ def test_a_signal_saves_every_run(tmp_path: Path, number: signal.Signals) -> Non
         f"run_locally(configs, Path({str(tmp_path)!r}), at_once=2)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if sum(len(folder.read_records()) > 1 for folder in find_run_folders(tmp_path)) == 2:
             break
         time.sleep(0.05)
     process.send_signal(number)
-    process.wait(timeout=60)
+    try:
+        process.wait(timeout=PATIENCE)
+    finally:
+        for left in family(process):
+            left.kill()
     folders = list(find_run_folders(tmp_path))
     assert [folder.read_status()["state"] for folder in folders] == ["queued", "queued"]
     assert all(list(folder.checkpoints.glob("epoch-*")) for folder in folders)

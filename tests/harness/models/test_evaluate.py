@@ -12,7 +12,7 @@ import pytest
 
 from harness.models.load import load_trained
 from harness.record import EvaluationFolder, RunFolder, key_of
-from tests.harness.test_train import SHORT, only_folder, run, untimed
+from tests.harness.test_train import PATIENCE, SHORT, only_folder, run, untimed
 from tests.harness.trained import command
 
 CLEAN = ("--protocol", "clean", "--extractor", "domain")
@@ -99,7 +99,7 @@ class TestFaults:
         return next((each for each in folder.find_evaluations() if each.protocol_id.startswith("clean")), None)
 
     def test_an_evaluation_that_was_killed_goes_on(self, scored_once: RunFolder, scored_twice: RunFolder) -> None:
-        process, deadline = self.evaluate(scored_once), time.monotonic() + 120
+        process, deadline = self.evaluate(scored_once), time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             found = self.find(scored_once)
             if found is not None and found.read():

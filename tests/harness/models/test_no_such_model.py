@@ -20,7 +20,7 @@ from harness.errors import InputError
 from harness.files import replacing_folder
 from harness.models.drawing import write_images
 from harness.models.export import write_export
-from tests.harness.test_train import ROOT
+from tests.harness.test_train import PATIENCE, ROOT
 from tests.harness.trained import command, listing, train_briefly
 
 
@@ -180,7 +180,7 @@ class TestNothingIsHalfWritten:
             stderr=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while not list(here.glob(".writing-*/000100.png")) and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(number)

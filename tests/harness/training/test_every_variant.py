@@ -71,10 +71,9 @@ def test_a_gan_is_recorded_as_having_no_posterior(tmp_path: Path) -> None:
 class TestAUsersOwnVariant:
     @pytest.fixture
     def project(self, tmp_path: Path) -> Path:
-        """A folder outside of the project with the file that the README's section shows."""
-        readme = (ROOT / "README.md").read_text()
-        section = readme[readme.index("## Add a variant") :]
-        code = section[section.index("```python") + len("```python") :]
+        """A folder outside of the project with the file that the docs' page shows first."""
+        page = (ROOT / "docs" / "adding-a-variant.md").read_text()
+        code = page[page.index("```python") + len("```python") :]
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "doubled.py").write_text(code[: code.index("```")])
         return tmp_path
