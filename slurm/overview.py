@@ -14,6 +14,7 @@ from rich.table import Table
 
 from harness.config import RunConfig
 from harness.errors import InputError, unknown
+from harness.escape import printable
 from harness.record import find_run_folders
 from slurm.plan import Plan
 from slurm.process import read_end
@@ -131,7 +132,7 @@ def describe_failures(statuses: Sequence[RunStatus]) -> str:
         lines = [line for line in read_end(example.log).splitlines() if line.strip()][-LOG_LINES:]
         indented = "".join(f"\n    {line}" for line in lines)
         blocks.append(f"{len(members)} {standing}: {example.reason}\n  {names}{more}\n  {example.log}{indented}")
-    return "\n".join(blocks)
+    return printable("\n".join(blocks), lines=True)
 
 
 def to_json(statuses: Sequence[RunStatus]) -> list[dict[str, Any]]:
@@ -177,7 +178,7 @@ def print_logs(run: str, out: Path, lines: int) -> None:
         raise InputError(f"{folder} has no log yet")
     for file in files:
         text = file.read_text(errors="replace").splitlines()
-        print("\n".join([f"==> {file} <==", *text[-lines if lines else 0 :]]))
+        print(printable("\n".join([f"==> {file} <==", *text[-lines if lines else 0 :]]), lines=True))
 
 
 def _find_run(run: str, out: Path) -> Path:

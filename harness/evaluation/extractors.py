@@ -1,5 +1,6 @@
 """Feature extractors: images in, features and class probabilities out, in one forward pass."""
 
+import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from harness.evaluation.resize import resize_to
 from harness.files import hash_file
 from harness.protocol import Protocol, Resize
 from harness.seeding import build_generator
+
+logger = logging.getLogger(__name__)
 
 # On a CPU, and elsewhere: 8 and 256 images of 299 px. Larger parts make a CPU wait for fresh memory: the resize takes
 # three times as long in parts of 32.
@@ -101,7 +104,7 @@ def build_extractor(
         network = _load_torchvision(weights or weights_path(STAGED["torchvision"]), device)
     else:
         path = weights or weights_path(STAGED["inception"])
-        network = _load_torchscript(path, device, must_be_inception=name == "inception")
+        network = _load_torchscript(path, device, name == "inception", protocol.extractor_sha256 is not None)
     if protocol.extractor_sha256 not in (None, network.sha256):
         raise InputError(
             f"the weights of {weights or name} have SHA-256 {network.sha256}, where the protocol {protocol.name} "
@@ -129,13 +132,17 @@ def _load_domain(dataset: str, image_size: int, crop: Crop, weights: Path | None
     return Network(sha256, SIZE, "antialiased", extract)
 
 
-def _load_torchscript(path: Path, device: torch.device, must_be_inception: bool) -> Network:
+def _load_torchscript(path: Path, device: torch.device, must_be_inception: bool, pinned: bool) -> Network:
     """A TorchScript file.
 
     One with clean-fid's interface is used as clean-fid does (Parmar et al. 2022): its `layers` take (v - 128) / 128 and
     give pooled features, its linear `output` makes ImageNet's classes of them. Any other is called with pixels in
     [0, 255] and returns features, or features and logits.
     """
+    if not must_be_inception and not pinned:
+        logger.warning(
+            "%s is TorchScript, a program that runs as its author wrote it; pin it by extractor_sha256", path
+        )
     network = load_torchscript(path, device)
     if must_be_inception and not (hasattr(network, "layers") and hasattr(network, "output")):
         raise InputError(f"{path} is not clean-fid's Inception: it lacks `layers` or `output`")
