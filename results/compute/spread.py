@@ -89,18 +89,17 @@ def build_spread(runs: pd.DataFrame, measure: str = MEASURE) -> pd.DataFrame:
 
 def _measure(rows: pd.DataFrame, source: Source) -> dict[str, object]:
     kept = rows if source.repeated else rows[rows["sampling_seed"] == 0]
-    squares, freedom, groups, evaluations = 0.0, 0, 0, 0
-    for _, group in kept.groupby(source.alike, dropna=False, sort=False):
-        levels = group[source.varies].nunique()
-        if levels < 2 or (source.among and len(group) == levels):
-            continue
-        if len(group) > levels:
-            between = split_variance(group["value"].to_numpy(float), group[source.varies].to_numpy())[0]
-        else:
-            between = float(group["value"].std(ddof=1))
-        squares, freedom = squares + (levels - 1) * between**2, freedom + levels - 1
-        groups, evaluations = groups + 1, evaluations + len(group)
-    found = {"source": source.name, "groups": groups, "evaluations": evaluations}
+    alike = kept.groupby(source.alike, dropna=False, sort=False)
+    sizes, levels = alike.size().to_numpy(), alike[source.varies].nunique().to_numpy()
+    counts = (levels >= 2) & ~(source.among & (sizes == levels))
+    between = alike["value"].std(ddof=1).to_numpy(float, copy=True)
+    places = kept.assign(group=alike.ngroup(), level=kept[source.varies])
+    repeated = np.flatnonzero(counts & (sizes > levels))
+    for number, group in places[places["group"].isin(repeated)].groupby("group"):
+        between[int(str(number))] = split_variance(group["value"].to_numpy(float), group["level"].to_numpy())[0]
+    squares = float(((levels - 1) * between**2)[counts].sum())
+    freedom = int((levels - 1)[counts].sum())
+    found = {"source": source.name, "groups": int(counts.sum()), "evaluations": int(sizes[counts].sum())}
     if not freedom:
         return found | {"deviation": np.nan, "design": source.design}
     return found | {"deviation": float(np.sqrt(squares / freedom)), "design": ""}
