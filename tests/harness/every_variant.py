@@ -39,7 +39,7 @@ def find_normalised_shifts(variant: nn.Module) -> Iterator[str]:
 if __name__ == "__main__":
     results = {}
     for name, changed in TRAINED.items():
-        fields = {"dataset": "digits", "extractor": "domain", "batch_size": 32, "max_images": 32 * STEPS}
+        fields = {"dataset": "digits", "extractor": "domain", "batch_size": 32, "max_images": 32 * STEPS, "seed": 1}
         config = build_config(fields | changed)
         engine, data, _ = prepare(config)
         history = []

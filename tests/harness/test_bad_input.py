@@ -137,7 +137,7 @@ class TestOtherData:
         file.unlink()
         file.mkdir()
         assert run(tmp_path, *SHORT, "--epochs", "1") == 2
-        assert "is damaged ([Errno 21] Is a directory" in capfd.readouterr().err
+        assert f"is damaged ({where} is no file)" in capfd.readouterr().err
 
 
 class TestImageFolders:

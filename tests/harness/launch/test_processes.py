@@ -16,7 +16,7 @@ from harness.record import RunFolder
 from tests.harness.test_train import PATIENCE, ROOT, SHORT, evaluated, only_folder, untimed
 
 ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
-ARGUMENTS = (*SHORT, "--variant", "equal_linear", "--epochs", "2")  # no BatchNorm in E and G
+ARGUMENTS = (*SHORT, "--variant", "equal_linear", "--epochs", "2", "--seed", "1")  # no BatchNorm in E and G
 
 
 def free_port() -> int:
@@ -193,22 +193,24 @@ def test_what_one_process_alone_raises_it_says_itself(
     assert "aaebench: this node lacks a package" in capfd.readouterr().err
 
 
-def test_a_run_that_is_done_before_the_second_process_looks_is_left_by_both(tmp_path: Path) -> None:
+def test_a_run_that_is_done_before_the_second_process_looks_is_left_by_both(tmp_path: Path, finished_run: Path) -> None:
     (tmp_path / "late.py").write_text(
-        "import os, sys, time\n"
+        "import os, shutil, sys, time\n"
         "from pathlib import Path\n"
         "from harness.config import build_config\n"
         "from harness.record import RunFolder\n"
         "from harness.train import train\n"
-        "config, out = build_config({'preset': 'demo'}), Path(sys.argv[1])\n"
+        "finished, out = Path(sys.argv[1]), Path(sys.argv[2])\n"
+        "config = build_config(RunFolder(finished).read_config())\n"
         "if os.environ['RANK'] == '1':\n"
         "    time.sleep(2)\n"
-        "    RunFolder(out / config.run_id).ask_for(config.model_dump(mode='json'))\n"
-        "    RunFolder(out / config.run_id).write_status('done')\n"
+        "    shutil.copytree(finished, out / config.run_id, symlinks=True)\n"
         "train(config, out)\n"
     )
-    finish(launch(None, 2, str(tmp_path / "late.py"), str(tmp_path / "runs")))
-    assert only_folder(tmp_path / "runs").read_records() == []
+    finish(launch(None, 2, str(tmp_path / "late.py"), str(finished_run), str(tmp_path / "runs")))
+    for file in ("status.json", "environment.json", "records.jsonl"):
+        left = only_folder(tmp_path / "runs").path / file
+        assert left.stat().st_mtime_ns == (finished_run / file).stat().st_mtime_ns, "as it was copied"
 
 
 WORKERS_LEFT = """

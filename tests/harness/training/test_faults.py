@@ -124,13 +124,13 @@ class TestSignals:
         (tmp_path / "signalled.py").write_text(
             "import os, signal, sys\n"
             "from harness.commands import main\n"
-            "from harness.training.loop import Run\n"
-            "after_batch = Run.after_batch\n"
-            "def signalled(self, done):\n"
+            "from harness.training.loop import Training\n"
+            "after_batch = Training.after_batch\n"
+            "def signalled(self, done, n):\n"
             f"    if self.folder.read_records() and os.environ.get('RANK', '0') == '{n - 1}':\n"
             "        os.kill(os.getpid(), signal.SIGTERM)\n"
-            "    after_batch(self, done)\n"
-            "Run.after_batch = signalled\n"
+            "    after_batch(self, done, n)\n"
+            "Training.after_batch = signalled\n"
             "sys.exit(main())\n"
         )
         arguments = (*SHORT, "--epochs", "1")
