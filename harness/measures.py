@@ -18,7 +18,7 @@ class Measure:
 
     Args: group: `eval` for scores of images, once per sampler and sampling seed, `posterior` for what is measured of
             q(z|x), once per evaluated epoch; records hold it as `<group>/<name>`.
-        title: as tables and figures write it. meaning: as SCHEMA.md says it, with its unit.
+        title: as text and figures write it. meaning: as SCHEMA.md says it, with its unit.
         better: which direction is, or None where neither is.
         scale: on which differences are judged: log for positive quantities, logit for shares of 0 to 1.
         digits: after the decimal point, of what is shown, after multiplying by `factor`.
@@ -38,6 +38,11 @@ class Measure:
     over_seeds: bool = True
     compared: bool = False
     places: tuple[Place, ...] = ()
+
+    @property
+    def column_title(self) -> str:
+        """The title where it stands over numbers that are multiplied by `factor`."""
+        return self.title if self.factor == 1 else f"{self.title} x {self.factor:g}"
 
     @property
     def key(self) -> str:
@@ -88,7 +93,7 @@ _ROWS = [
     Measure(
         "kid",
         "eval",
-        "KID x 1000",
+        "KID",
         "kernel distance, unbiased (may be negative), lower is better",
         better="lower",
         digits=2,

@@ -16,7 +16,7 @@ from results.read.schema import OVER_SEEDS, Column
 NUMBERS = {"cifar10": 1, "ffhq": 2, "mnist": 3, "emnist": 4, "fashion_mnist": 5}
 # What may differ between the blocks of one table, as in the paper's Table 2: its two image sizes.
 BLOCK = ["image_size", "batch_size", "protocol_id"]
-SHOWN = {measure.name: (measure.title, measure.digits) for measure in select(place="table")}
+SHOWN = {measure.name: (measure.column_title, measure.digits) for measure in select(place="table")}
 SCALE = {measure.name: measure.factor for measure in select(place="table")}
 MARKED = ["fid", "inception_score"]
 TABLE = [

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.measures import MEASURES, select
 from results.compute.analysis import Analysis
 from results.compute.collapse import SAMPLERS
 from results.compute.summary import is_missing
@@ -14,8 +15,7 @@ from results.read.labels import label_cells, name_place
 from results.show.render import notes_of
 
 MOST_ROWS = 1000  # of a table with a row per run; the CSV has all
-LABELS = {"fid": "FID", "inception_score": "IS", "kid": "KID", "noise_share": "noise share"}
-REPORTED = ["fid", "kid", "inception_score", "precision", "recall", "density", "coverage", "noise_share"]
+REPORTED = [measure.name for measure in select(place="report")]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def build_comparison_table(comparisons: pd.DataFrame) -> HtmlTable | None:
             Cell(label),
             _place(row),
             *(Cell(row[name]) if name in text else number(row[name], 0) for name in told),
-            Cell(LABELS.get(str(row["measure"]), str(row["measure"]))),
+            Cell(MEASURES[str(row["measure"])].title),
             Cell(row["verdict"], kind=kind, title=str(row["note"] or "")),
             number(row["n"], 0),
             number(row["difference"], digits, sign="+"),
@@ -145,7 +145,7 @@ def build_across_table(across: pd.DataFrame) -> HtmlTable | None:
         end = "effect" if is_missing(row["ratio"]) else "ratio"
         cells = [
             Cell(label),
-            Cell(LABELS.get(str(row["measure"]), str(row["measure"]))),
+            Cell(MEASURES[str(row["measure"])].title),
             Cell(str(row["names"]), kind="wrap"),
             number(row[end], 3, sign="+" if end == "effect" else ""),
             Cell(f"{row[f'{end}_low']:.3f} to {row[f'{end}_high']:.3f}", row[f"{end}_low"], "number"),

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib import pyplot as plt
 
+from harness.measures import MEASURES
 from results.compute.statistics import compute_half_width
 from results.read.collect import Collection
 from results.show.figures.style import COLORS, LARGEST, Drawing, evaluations, show_seeds, split_settings, use_logarithms
 
-SHOWN = [("fid", "FID"), ("noise_share", "noise share")]
+SHOWN = [(name, MEASURES[name].title) for name in ("fid", "noise_share")]
 
 
 def draw_option_curves(collection: Collection) -> Iterator[Drawing]:
