@@ -43,8 +43,13 @@ def test_the_interval_is_scipys() -> None:
     assert compute_half_width(FIRST.std(ddof=1), np.array(5)) == pytest.approx((high - low) / 2)
 
 
-def test_one_seed_has_no_interval() -> None:
-    assert np.isnan(compute_half_width(np.array([np.nan]), np.array([1]))).all()
+def test_one_seed_has_no_interval_no_p_and_no_effect_size() -> None:
+    difference, no_spread, df = np.array([3.0]), np.array([np.nan]), np.array([0.0])
+    assert np.isnan(compute_half_width(no_spread, np.array([1]))).all()
+    assert np.isnan(compute_p(difference, no_spread, df)).all()
+    assert np.isnan(compute_effect_size(difference, no_spread, df)).all()
+    needed = compute_seeds_needed(difference, no_spread, df, np.array([2.0]), np.array([ALPHA]))
+    assert np.isnan(needed).all()
 
 
 def test_a_difference_without_spread_is_no_evidence() -> None:
