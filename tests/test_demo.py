@@ -42,7 +42,8 @@ def test_it_leaves_tables_figures_and_runs(demo: tuple[Path, str]) -> None:
     assert runs["sampler"].value_counts().to_dict() == {"prior": 12 * 2, "reconstruction": 12}
     assert len(pd.read_csv(out / "collapse.csv")) == 12 * 2
     assert pd.read_csv(out / "problems.csv").empty
-    assert "12 runs of 6 variants on digits at 32 px, with 2 seeds: 12 finished." in (out / "report.html").read_text()
+    setting = "digits at 32 px (batch_size=128, learning_rate=0.001)"
+    assert f"12 runs of 6 variants on {setting}, with 2 seeds: 12 finished." in (out / "report.html").read_text()
     for name in ("figure7-samples.png", "sigma.png", "figure9-fid.png"):
         pixels = np.asarray(Image.open(out / "figures" / name))
         assert min(pixels.shape[:2]) > 300

@@ -63,7 +63,7 @@ class TestErrors:
             (lambda folder: (folder / "config.json").unlink(), "is no run folder and no export"),
             (edit_config(latent_dim=11), "do not fit its configuration"),
             (edit_config(variant="latent_mapping", options={"depth": 1}), "do not fit its configuration"),
-            (edit_config(variant="nowhere:Mine"), "is the variant your own"),
+            (edit_config(variant="nowhere:Mine"), "run only on --trust-code"),
             (edit_config(options={"deep": 3}), "is it of another version"),
         ],
     )
