@@ -67,8 +67,8 @@ class TestEveryVariant:
     def test_of_a_users_own_needs_to_name_nothing(self, here: Path) -> None:
         (here / "own_refined.py").write_text(OWN)
         folder, engine, _ = train_briefly(here / "runs", variant="own_refined:Refined")
-        exported = write_export(folder.path, "latest")
-        assert_same(harness.load(exported), engine.variant)
+        exported = write_export(folder.path, "latest", trust_code=True)
+        assert_same(harness.load(exported, trust_code=True), engine.variant)
         weights = load_file(exported / "model.safetensors")
         assert {name.split(".")[0] for name in weights} == {"encoder", "decoder", "refiner", "scale"}
         assert "The AAE with a network after its decoder" in (exported / "README.md").read_text()
