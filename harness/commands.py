@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -236,7 +237,8 @@ def call(function: Callable[..., Any], *arguments: Any) -> int:
         return 128 + signal.SIGPIPE
     except CommandError as error:
         if _speaks_for_all(error):
-            print(f"aaebench: {printable(str(error), lines=True)}", file=sys.stderr)
+            with suppress(BrokenPipeError):
+                print(f"aaebench: {printable(str(error), lines=True)}", file=sys.stderr)
         return error.exit_status
     except OSError as error:  # of the device behind standard output, or of a name that no file can have
         print(f"aaebench: {error}", file=sys.stderr)

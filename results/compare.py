@@ -300,7 +300,7 @@ class Names:
 
     def of(self, rows: pd.DataFrame) -> list[Name]:
         names = []
-        for row in rows.assign(**self.usual).to_dict("records"):
+        for _, row in rows.assign(**self.usual).iterrows():
             variant = add_label(row["variant"], self.options[row["variant"], row["options"]])
             budget = f", {row['epochs']} epochs" if self.has_budgets else ""
             names.append((variant, name_place(row) + budget, row["sampler"]))
@@ -370,21 +370,22 @@ def print_comparison(comparison: Comparison, threshold: float) -> None:
             print(f"{what}: {name}")
     counts = table["verdict"].value_counts()
     print("; ".join(f"{n} {verdict}" for verdict, n in counts.items()) + f" of {len(table)} comparisons")
-    table = table.assign(name=comparison.names, label=[_join(*name) for name in comparison.names])
-    changed = table[~table["verdict"].isin(["identical", "equivalent", "undecided"])]
+    changed = table.assign(label=[_join(*name) for name in comparison.names])[
+        ~table["verdict"].isin(["identical", "equivalent", "undecided"])
+    ]
     if changed.empty:
         return
     shown = Table()
     names = ("variant", "data set", "codes", "measure", "n", "A", "B", "B - A", "95 % interval", "p (Holm)", "verdict")
     for name in names:
         shown.add_column(name, no_wrap=True)
-    for _, row in changed.iterrows():
+    for place, row in changed.iterrows():
         interval = "" if pd.isna(row["low"]) else f"{row['low']:+.6g} to {row['high']:+.6g}"
         p = "" if pd.isna(row["p_holm"]) else f"{row['p_holm']:.3g}"
         verdict = row["verdict"] + (", regression" if row["regression"] == "yes" else "")
         numbers = (f"{row['mean_a']:.6g}", f"{row['mean_b']:.6g}", f"{row['difference']:+.6g} ({row['relative']:+.1%})")
         n = mark_n(row["n"], row[OTHER_PROCESSES.name])
-        shown.add_row(*row["name"], row["measure"], n, *numbers, interval, p, verdict)
+        shown.add_row(*comparison.names[int(str(place))], row["measure"], n, *numbers, interval, p, verdict)
     print_table(shown, f"Changes from A to B (a regression is one beyond {threshold:.0%})")
     for note in explain_marks(changed, OTHERWISE):
         print(note)
