@@ -370,9 +370,8 @@ def print_comparison(comparison: Comparison, threshold: float) -> None:
             print(f"{what}: {name}")
     counts = table["verdict"].value_counts()
     print("; ".join(f"{n} {verdict}" for verdict, n in counts.items()) + f" of {len(table)} comparisons")
-    changed = table.assign(label=[_join(*name) for name in comparison.names])[
-        ~table["verdict"].isin(["identical", "equivalent", "undecided"])
-    ]
+    quiet = table["verdict"].isin(["identical", "equivalent", "undecided"])
+    changed = table.assign(label=[_join(*name) for name in comparison.names])[~quiet]
     if changed.empty:
         return
     shown = Table()

@@ -163,8 +163,8 @@ class TestNames:
         self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         for side, factor in (("a", 1), ("b", 2)):
-            places: list[tuple[int, dict[str, Any]]] = [(1, {}), (3, {})]
-            for n, place in (*places, (3, {"architecture": "conv"}), (3, {"image_size": 64})):
+            cells: list[tuple[int, dict[str, Any]]] = [(1, {}), (3, {}), (3, {"image_size": 64})]
+            for n, place in [*cells, (3, {"architecture": "conv"})]:
                 scores = evaluation(10.0 * factor * n) | {
                     "eval.reconstruction/fid": 5.0 * factor,
                     "eval.reconstruction/sampler": "reconstruction",
