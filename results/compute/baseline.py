@@ -303,7 +303,7 @@ def _find_best(cells: Cells) -> pd.DataFrame:
     return cells.keys.assign(**keys)
 
 
-def _share_of_best(mean: Array, error: Array, df: Array, points: int = 50, most: int = 1000) -> Array:
+def _share_of_best(mean: Array, error: Array, df: Array, points: int = 50, most: int = 500) -> Array:
     """The probability of each (D, C) to be the lowest of its row.
 
     By quadrature, over a grid of `points` quantiles of each cell, of which `most` are kept: each cell's mass in an
