@@ -71,8 +71,9 @@ def build_comparisons(reported: pd.DataFrame, margin: float = MARGIN) -> pd.Data
     Of several AAEs in a setting the one with plain options (the published model) is the baseline; a setting without
     exactly one such has no comparisons.
     """
-    table = compare_with(reported, find_baselines(reported), COMPARED, margin)
-    # The posterior is the same whatever the codes are drawn from.
+    measured = [measure for measure in COMPARED if reported[measure].notna().any()]
+    table = compare_with(reported, find_baselines(reported), measured, margin)
+    # Posterior and mechanisms are the same whatever the codes are drawn from.
     scores = {measure.name for measure in select("eval")}
     table = table[(table["sampler"] == "prior") | table["measure"].isin(scores)]
     return table.reindex(columns=[column.name for column in COMPARISONS]).reset_index(drop=True)

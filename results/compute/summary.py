@@ -10,6 +10,7 @@ from harness.errors import InputError
 from results.compute.statistics import compute_half_width, split_variance
 from results.read.schema import (
     CONFIGURATION,
+    MECHANISM_COLUMNS,
     OVER_SEEDS,
     POSTERIOR_COLUMNS,
     PROTOCOL_COLUMNS,
@@ -45,7 +46,7 @@ SUMMARY = [
     Column("epoch_last", "integer", "the latest of them"),
     Column("sweeps", "string", "sweeps that the runs came from"),
     *suffixed(
-        [*SCORE_COLUMNS, *POSTERIOR_COLUMNS],
+        [*SCORE_COLUMNS, *POSTERIOR_COLUMNS, *MECHANISM_COLUMNS],
         {
             "mean": "mean over seeds",
             "std": "standard deviation over seeds (n - 1; empty for one seed)",

@@ -138,8 +138,9 @@ def _describe_epoch(record: Record) -> dict[str, Any]:
 
 
 def _rows(protocol: dict[str, Any], lines: list[Record], losses: dict[int, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """A row for each line of scores, with the posterior of its epoch and the losses."""
-    posteriors = {line["epoch"]: _values(line, "posterior/") for line in lines if "sampler" not in line}
+    """A row for each line of scores, with the posterior and the mechanisms of its epoch, and the losses."""
+    posteriors = {line["epoch"]: _values(line, "posterior/") for line in lines if not {"sampler", "part"} & {*line}}
+    mechanisms = {line["epoch"]: _values(line, "mechanism/") for line in lines if "part" in line}
     for posterior in posteriors.values():
         sigmas = posterior.get("sigma_mean_per_dim")
         if isinstance(sigmas, list) and sigmas:
@@ -151,6 +152,7 @@ def _rows(protocol: dict[str, Any], lines: list[Record], losses: dict[int, dict[
                 **_describe(protocol),
                 **losses.get(epoch, {}),
                 **posteriors.get(epoch, {}),
+                **mechanisms.get(epoch, {}),
                 **_values(line, "eval/"),
                 "sampler": line["sampler"],
                 "sampling_seed": line.get("sampling_seed") or None,
