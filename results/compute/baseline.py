@@ -82,14 +82,14 @@ def build_comparisons(reported: pd.DataFrame, margin: float = MARGIN) -> pd.Data
 def find_baselines(reported: pd.DataFrame) -> pd.DataFrame:
     """The AAE's cell of each setting: SETTING, variant and options."""
     cells = reported.loc[reported["variant"] == BASELINE, CELL].drop_duplicates()
-    plain = {options: _is_plain(options) for options in cells["options"].unique()}
+    plain = {options: is_plain(options) for options in cells["options"].unique()}
     cells = cells.assign(plain=cells["options"].map(plain).astype(bool) if len(cells) else False)
     groups = cells.groupby(SETTING, dropna=False)["plain"]
     chosen = cells[(cells["plain"] & (groups.transform("sum") == 1)) | (groups.transform("size") == 1)]
     return chosen[CELL]
 
 
-def _is_plain(options: str) -> bool:
+def is_plain(options: str) -> bool:
     """The AAE as published: a linear sigma head, and no remedy on."""
     return all(
         name.endswith("direction") or value in (0, 0.0, None, False, "linear")

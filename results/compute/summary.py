@@ -91,7 +91,7 @@ def summarise(runs: pd.DataFrame, rule: EpochRule = "last") -> pd.DataFrame:
             groups["epoch"].min().rename("epoch_first"),
             groups["epoch"].max().rename("epoch_last"),
             groups["sweep"].agg(lambda names: ", ".join(sorted(set(names.dropna())))).rename("sweeps"),
-            *(part[name].rename(f"{name}_{suffix}") for name in OVER_SEEDS for suffix, part in parts.items()),
+            *(part.add_suffix(f"_{suffix}") for suffix, part in parts.items()),
             flaws.apply(lambda row: ", ".join(f"{name} {n}" for name, n in row.items() if n), axis=1).rename(
                 "not_finite"
             ),
