@@ -1,6 +1,7 @@
 """Readers of rendered data sets whose files give the factors of each image: dSprites' npz, 3D Shapes' HDF5."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,8 +75,11 @@ def read_hdf5(source: Source, image_size: int, crop: Crop) -> Contents:
 Read = Callable[[int, int], Tensor]
 
 
-def _reader(images: Sequence[np.ndarray] | np.ndarray, shape: tuple[int, ...], dtype: np.dtype, where: str) -> Read:
-    """Images first ... last - 1 as (n, C, H, W) uint8. Raises: InputError for an array that holds no images."""
+def _reader(images: Any, shape: tuple[int, ...], dtype: np.dtype, where: str) -> Read:
+    """A function of first and last: images first ... last - 1 as (n, C, H, W) uint8.
+
+    Args: images: an array, or a dataset of HDF5 that is read where it is sliced.
+    Raises: InputError for an array that holds no images."""
     if dtype not in (np.uint8, np.bool_) or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
         raise InputError(f"{where}: images are uint8 of shape (N, H, W) or (N, H, W, 3), not {dtype} {shape}")
 

@@ -95,9 +95,9 @@ def _find_families(points: pd.DataFrame, dose: str) -> Iterator[pd.DataFrame]:
     if dose in SETTINGS:
         levels, others = points[dose].astype(float), points["options"]
     else:
-        options = points["options"].map(json.loads)
-        levels = options.map(lambda each: each.get(dose)).astype(float)
-        others = options.map(lambda each: json.dumps({k: v for k, v in each.items() if k != dose}, sort_keys=True))
+        parsed = [json.loads(text) for text in points["options"]]
+        levels = pd.Series([options.pop(dose, None) for options in parsed], points.index, dtype=float)
+        others = pd.Series([json.dumps(options, sort_keys=True) for options in parsed], points.index, dtype=object)
     own = points.assign(dose=dose, level=levels, options=others)[levels.notna()]
     equal = [name for name in CELL if name != dose]
     for _, family in own.groupby(equal, dropna=False, sort=False):
@@ -149,7 +149,7 @@ def correlate(x: Array, y: Array) -> tuple[float, float, float, float]:
     n = len(x)
     ranks = stats.rankdata(x), stats.rankdata(y)
     if n < 3 or any(np.ptp(each) == 0 for each in ranks):
-        return (np.nan,) * 4
+        return np.nan, np.nan, np.nan, np.nan
     r = float(np.clip(np.corrcoef(*ranks)[0, 1], -1, 1))
     low = high = np.nan
     if n > 3:

@@ -64,19 +64,24 @@ def find_tuned_difference(data: Data) -> Evidence:
     """
     quantity, evidence = "FID minus AAE's, tuned", []
     for group in _choose_places(data.every_setting):
-        found = {str(variant): _choose_rate(rows) for variant, rows in group.groupby("variant", sort=False)}
-        lacking = [f"{variant}: {rows}" for variant, rows in found.items() if isinstance(rows, str)]
+        judges: list[pd.DataFrame] = []
+        rates, lacking = [], []
+        for variant, rows in group.groupby("variant", sort=False):
+            found = _choose_rate(rows)
+            if isinstance(found, str):
+                lacking.append(f"{variant}: {found}")
+            else:
+                rates.append(f"{format_value(found['learning_rate'].iloc[0])} ({variant})")
+                judges.append(found)
         if lacking:
             where = group.iloc[0].copy()
             where["learning_rate"] = None
             evidence.append(build_missing(where, "equal_linear", quantity, "; ".join(lacking)))
             continue
-        judges = [rows for rows in found.values() if isinstance(rows, pd.DataFrame)]
-        rates = " and ".join(f"{format_value(rows['learning_rate'].iloc[0])} ({name})" for name, rows in found.items())
         level = pd.concat(judges).assign(learning_rate=np.nan)  # each its own: they share a setting
         for _, row in compare_with(level, find_baselines(level), ["fid"], cautious=True).iterrows():
             difference = build_difference(row, "below")
-            text = f"{difference['text']}, at learning rates {rates}"
+            text = f"{difference['text']}, at learning rates {' and '.join(rates)}"
             evidence.append(difference | {"quantity": quantity, "text": text})
     return evidence
 
@@ -192,4 +197,4 @@ def _split_by_remedy(setting: pd.DataFrame) -> Iterator[tuple[tuple[str, str, st
 def _log_fid(rows: pd.DataFrame) -> pd.Series:
     """By seed; a FID that is 0 or missing is left out."""
     fid = rows.set_index("seed")["fid"].astype(float)
-    return np.log(fid.where(fid > 0))
+    return fid.where(fid > 0).map(np.log, na_action="ignore")

@@ -77,7 +77,7 @@ def compute_importances(codes: Tensor, factors: Tensor, seed: int) -> np.ndarray
     n = len(codes)
     forest = RandomForestClassifier(
         TREES,
-        max_features=None,
+        max_features=None,  # pyright: ignore[reportArgumentType] (all: the stubs know names alone)
         max_samples=min(n, TREE_CODES),
         min_samples_leaf=min(FEWEST_IN_LEAF, max(1, n // 10)),
         random_state=seed % 2**32,

@@ -127,7 +127,7 @@ class TestAgainstIndependentImplementations:
             factor = random.integers(K)
             value = factors[random.integers(N), factor]
             rows = random.choice(np.flatnonzero(factors[:, factor] == value), 64)
-            return int(scaled[rows].var(0, ddof=1).argmin()), factor
+            return int(scaled[rows].var(0, ddof=1).argmin()), int(factor)
 
         for dimension, factor in (vote() for _ in range(4000)):
             votes[dimension, factor] += 1
