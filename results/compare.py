@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from harness.errors import CommandError, InputError
 from harness.measures import MEASURES
@@ -16,11 +15,11 @@ from results.compute.baseline import COMPARED, judge
 from results.compute.cells import build_cells, lay_out
 from results.compute.statistics import (
     ALPHA,
-    CONFIDENCE,
     MARGIN,
     adjust_holm,
     compute_margin,
     compute_p_equivalent,
+    compute_reach,
     from_scale,
     require_margin,
     to_scale,
@@ -173,7 +172,7 @@ def _test(sides: pd.DataFrame, measure: str, keys: list[str], margin: float) -> 
     second = second[np.argsort(cells.setting[second])]
     first = first[np.argsort(cells.setting[first])]
     test, paired, _ = cells.test(second, first)
-    reach = stats.t.ppf(0.5 + CONFIDENCE / 2, test.df) * test.error
+    reach = compute_reach(test.error, test.df)
     centre = to_scale(cells.shown[first], cells.scale)
     low, high = (
         from_scale(centre + test.difference + side * reach, cells.scale) - cells.shown[first] for side in (-1, 1)

@@ -78,13 +78,14 @@ def analyse(
     references = build_references(collection, summary, reported)
     comparisons = apply_looks(build_comparisons(reported, margin), looks)
     odd = list_as_problems(find_odd_runs(reported, margin), collection.paths)
+    best = build_best(reported)
     claims, evidence = _judge(runs, reported)
     doses = build_doses(reported)
     frames = {
         "summary": summary,
         "comparisons": comparisons,
         "across_datasets": build_across(comparisons),
-        "best": build_best(reported),
+        "best": best,
         "references": references,
         "claims": claims,
         "claims_evidence": evidence,
@@ -97,7 +98,7 @@ def analyse(
         "provenance": collection.provenance,
         "protocols": _protocols(collection),
     }
-    return Analysis(collection, rule, reported, frames, build_tables(summary, reported, references))
+    return Analysis(collection, rule, reported, frames, build_tables(summary, best, references))
 
 
 def _judge(runs: pd.DataFrame, reported: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -146,7 +146,7 @@ def build_cells(layout: Layout, measure: str) -> Cells:
     n = np.bincount(code, minlength=count).astype(float)
     with np.errstate(invalid="ignore"):
         mean, shown = (np.bincount(code, part, minlength=count) / n for part in (values, raw))
-    own = _variances(values, code, mean, n)
+    own = compute_variances(values, code, mean, n)
     pool = layout.pool[layout.first]
     df_own = np.maximum(n - 1, 0)
     variance, df, common, worth, lenders = (np.full(count, np.nan) for _ in range(5))
@@ -177,8 +177,8 @@ def build_cells(layout: Layout, measure: str) -> Cells:
     )
 
 
-def _variances(values: Array, code: Array, mean: Array, n: Array) -> Array:
-    """n - 1, and exactly 0 where all values of a cell are the same, whatever the rounding of their mean."""
+def compute_variances(values: Array, code: Array, mean: Array, n: Array) -> Array:
+    """Of each cell (n - 1); exactly 0 where all its values are the same, whatever the rounding of their mean."""
     squares = np.bincount(code, (values - mean[code]) ** 2, minlength=len(n))
     low, high = np.full(len(n), np.inf), np.full(len(n), -np.inf)
     np.minimum.at(low, code, values)

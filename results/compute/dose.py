@@ -13,7 +13,7 @@ from itertools import permutations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from results.compute.statistics import CONFIDENCE, Array
 from results.compute.summary import CELL
@@ -147,14 +147,14 @@ def correlate(x: Array, y: Array) -> tuple[float, float, float, float]:
     The interval is Fisher's with the standard error sqrt((1 + r^2 / 2) / (n - 3)) (Bonett & Wright 2000).
     """
     n = len(x)
-    ranks = stats.rankdata(x), stats.rankdata(y)
+    ranks = [pd.Series(each).rank().to_numpy() for each in (x, y)]
     if n < 3 or any(np.ptp(each) == 0 for each in ranks):
         return np.nan, np.nan, np.nan, np.nan
     r = float(np.clip(np.corrcoef(*ranks)[0, 1], -1, 1))
     low = high = np.nan
     if n > 3:
         inside = np.clip(r, -1 + 1e-9, 1 - 1e-9)
-        reach = stats.norm.ppf(0.5 + CONFIDENCE / 2) * math.sqrt((1 + r**2 / 2) / (n - 3))
+        reach = special.ndtri(0.5 + CONFIDENCE / 2) * math.sqrt((1 + r**2 / 2) / (n - 3))
         low, high = (float(np.tanh(np.arctanh(inside) + side * reach)) for side in (-1, 1))
     if n <= EXACT:
         orders = np.array([*permutations(ranks[1])]) - ranks[1].mean()
@@ -163,5 +163,5 @@ def correlate(x: Array, y: Array) -> tuple[float, float, float, float]:
         p = float((np.abs(all_of_them) >= seen - 1e-9).mean())
     else:
         with np.errstate(divide="ignore"):
-            p = float(2 * stats.t.sf(abs(r) * np.sqrt((n - 2) / np.maximum(1 - r**2, 1e-300)), n - 2))
+            p = float(2 * special.stdtr(n - 2, -abs(r) * np.sqrt((n - 2) / np.maximum(1 - r**2, 1e-300))))
     return r, low, high, p

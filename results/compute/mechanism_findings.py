@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from harness.measures import MEASURES
 from results.compute.baseline import BASELINE, compare_with, find_baselines, is_plain
@@ -20,7 +20,7 @@ from results.compute.findings import (
     build_missing,
     build_row,
 )
-from results.compute.statistics import CONFIDENCE
+from results.compute.statistics import compute_reach
 from results.compute.summary import SETTING
 from results.read.labels import format_value, label_setting
 
@@ -168,9 +168,9 @@ def find_interactions(data: Data) -> Evidence:
                 evidence.append(build_missing(where, variant, quantity, f"{name}: {why}", n))
                 continue
             mean, error = shift.mean(), shift.std(ddof=1) / np.sqrt(n)
-            reach = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * error
+            reach = float(compute_reach(np.asarray(error), np.asarray(n - 1.0)))
             estimate, low, high = (float(np.exp(mean + side * reach)) for side in (0, -1, 1))
-            below = float(stats.t.cdf(mean / error, n - 1))
+            below = float(special.stdtr(n - 1, mean / error))
             text = (
                 f"{name}: its FID over the AAE's is {estimate:.2f} [{low:.2f}, {high:.2f}] times that without, n = {n}"
             )

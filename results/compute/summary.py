@@ -1,5 +1,6 @@
 """Seeds aggregated: each finished run at its reported epoch, averaged over the seeds of its cell."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import InputError
-from results.compute.statistics import compute_half_width, split_variance
+from results.compute.statistics import Array, compute_half_width, split_variance
 from results.read.schema import (
     CONFIGURATION,
     MECHANISM_COLUMNS,
@@ -90,16 +91,20 @@ def summarise(runs: pd.DataFrame, rule: EpochRule = "last") -> pd.DataFrame:
             groups[["n_real", "n_fake"]].first(),
             groups["epoch"].min().rename("epoch_first"),
             groups["epoch"].max().rename("epoch_last"),
-            groups["sweep"].agg(lambda names: ", ".join(sorted(set(names.dropna())))).rename("sweeps"),
             *(part.add_suffix(f"_{suffix}") for suffix, part in parts.items()),
-            flaws.apply(lambda row: ", ".join(f"{name} {n}" for name, n in row.items() if n), axis=1).rename(
-                "not_finite"
-            ),
-            groups["collapse"].agg(_count).rename("collapse"),
         ],
         axis=1,
     ).reset_index()
-    summary["epoch_rule"] = rule
+    number = groups.ngroup().to_numpy()
+    summary = summary.assign(
+        epoch_rule=rule,
+        sweeps=[", ".join(sorted(set(names))) for names in _list_by_cell(number, reported["sweep"])],
+        not_finite=[", ".join(f"{name} {n}" for name, n in row.items() if n) for row in flaws.to_dict("records")],
+        collapse=[
+            ", ".join(f"{verdict} {n}" for verdict, n in Counter(verdicts).most_common())
+            for verdicts in _list_by_cell(number, reported["collapse"])
+        ],
+    )
     summary = summary.merge(repeated, on=CELL, how="left") if len(repeated) else summary
     return summary.reindex(columns=[column.name for column in SUMMARY]).copy()
 
@@ -177,8 +182,13 @@ def _split_variances(runs: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def _count(verdicts: pd.Series) -> str:
-    return ", ".join(f"{verdict} {n}" for verdict, n in verdicts.value_counts().items())
+def _list_by_cell(number: Array, texts: pd.Series) -> list[list[str]]:
+    """The texts of each cell's rows, by its number, without missing ones."""
+    found: list[list[str]] = [[] for _ in range(number.max() + 1 if len(number) else 0)]
+    for cell, text, missing in zip(number, texts, texts.isna(), strict=True):
+        if not missing:
+            found[cell].append(text)
+    return found
 
 
 def is_missing(value: object) -> bool:

@@ -69,14 +69,14 @@ def load_published() -> pd.DataFrame:
         return pd.read_csv(file)
 
 
-def build_tables(summary: pd.DataFrame, reported: pd.DataFrame, references: pd.DataFrame) -> list[PaperTable]:
+def build_tables(summary: pd.DataFrame, best: pd.DataFrame, references: pd.DataFrame) -> list[PaperTable]:
     """A table per data set and setting, of prior samples.
 
     Several sizes share one, and so do settings that differ in one other field, which then is a column.
     """
     cells = summary[summary["sampler"] == "prior"]
     shared = [name for name in SETTING if name not in (*BLOCK, "sampler")]
-    cells = _add_published(cells.assign(**{f"{name}_mark": mark_best(reported, cells, name) for name in MARKED}))
+    cells = _add_published(cells.assign(**{f"{name}_mark": mark_best(best, cells, name) for name in MARKED}))
     floors = _prepare_references(references)
     tables: list[Joined] = []
     for (dataset, *_), group in cells.groupby(shared, dropna=False, sort=False):

@@ -11,7 +11,7 @@ import pytest
 from harness.errors import InputError
 from harness.record import find_run_folders
 from results.compute.analysis import Analysis, analyse
-from results.compute.baseline import build_comparisons, mark_best
+from results.compute.baseline import build_best, build_comparisons, mark_best
 from results.compute.summary import reported_rows, summarise
 from results.read.collect import collect
 from results.read.protocols import choose_protocol, describe_choice
@@ -115,7 +115,7 @@ def test_higher_is_better_for_the_inception_score(tmp_path: Path) -> None:
             write_run(tmp_path, f"{variant}{seed}", {10: content}, variant=variant, seed=seed)
     runs = collect(tmp_path).runs
     summary = summarise(runs)
-    marks = mark_best(reported_rows(runs), summary, "inception_score")
+    marks = mark_best(build_best(reported_rows(runs)), summary, "inception_score")
     assert dict(zip(summary["variant"], marks, strict=True)) == {"aae": "", "n_iter": "best"}
 
 
