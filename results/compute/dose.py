@@ -144,7 +144,8 @@ def build_responses(doses: pd.DataFrame) -> pd.DataFrame:
 def correlate(x: Array, y: Array) -> tuple[float, float, float, float]:
     """Spearman's correlation, its 95 % interval and its two-sided p; NaN where one of the two never varies.
 
-    The interval is Fisher's with the standard error sqrt((1 + r^2 / 2) / (n - 3)) (Bonett & Wright 2000).
+    The interval is Fisher's with the standard error sqrt((1 + r^2 / 2) / (n - 3)) (Bonett & Wright 2000); that of a
+    perfect order is that of the order with two neighbours swapped, up to 1.
     """
     n = len(x)
     ranks = [pd.Series(each).rank().to_numpy() for each in (x, y)]
@@ -153,9 +154,11 @@ def correlate(x: Array, y: Array) -> tuple[float, float, float, float]:
     r = float(np.clip(np.corrcoef(*ranks)[0, 1], -1, 1))
     low = high = np.nan
     if n > 3:
-        inside = np.clip(r, -1 + 1e-9, 1 - 1e-9)
+        most = 1 - 12 / (n**3 - n)  # the next below a perfect order, of which Fisher's transform is infinite
+        inside = np.clip(r, -most, most)
         reach = special.ndtri(0.5 + CONFIDENCE / 2) * math.sqrt((1 + r**2 / 2) / (n - 3))
         low, high = (float(np.tanh(np.arctanh(inside) + side * reach)) for side in (-1, 1))
+        low, high = min(low, r), max(high, r)
     if n <= EXACT:
         orders = np.array([*permutations(ranks[1])]) - ranks[1].mean()
         all_of_them = orders @ (ranks[0] - ranks[0].mean())

@@ -167,6 +167,12 @@ class TestCorrelation:
             p = [correlate(*random.normal(size=(2, n)))[3] for _ in range(1500)]
             assert np.mean(np.array(p) < 0.05) < 0.065
 
+    def test_a_perfect_order_of_few_runs_is_not_certain(self) -> None:
+        r, low, high, _ = correlate(np.arange(5.0), np.arange(5.0))
+        assert (r, high) == (pytest.approx(1), pytest.approx(1))
+        assert low < 0
+        assert correlate(np.arange(50.0), -np.arange(50.0))[2] < -0.99
+
     def test_two_runs_have_none(self) -> None:
         assert np.isnan(correlate(np.arange(2.0), np.arange(2.0))).all()
 

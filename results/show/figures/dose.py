@@ -64,5 +64,5 @@ def _plot(axis: Axes, group: pd.DataFrame, response: str) -> None:
         axis.plot(family["noise_share"], family[response], marker, color=color, markersize=3.5, alpha=0.7)
         axis.plot(levels["noise_share"], levels[response], marker=marker, markersize=5, label=label, **style)
     axis.axvspan(0, 0.05, color="0.88", zorder=0)
-    axis.set_xlim(-0.02, 1.02)
+    axis.set_xlim(0, min(1.0, max(0.1, 1.06 * group["noise_share"].max())))
     show_seeds(axis, group[response])
