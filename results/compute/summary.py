@@ -11,6 +11,7 @@ from harness.errors import InputError
 from results.compute.statistics import Array, compute_half_width, split_variance
 from results.read.schema import (
     CONFIGURATION,
+    MECHANISM_COLUMNS,
     OVER_SEEDS,
     POSTERIOR_COLUMNS,
     PROTOCOL_COLUMNS,
@@ -46,7 +47,7 @@ SUMMARY = [
     Column("epoch_last", "integer", "the latest of them"),
     Column("sweeps", "string", "sweeps that the runs came from"),
     *suffixed(
-        [*SCORE_COLUMNS, *POSTERIOR_COLUMNS],
+        [*SCORE_COLUMNS, *POSTERIOR_COLUMNS, *MECHANISM_COLUMNS],
         {
             "mean": "mean over seeds",
             "std": "standard deviation over seeds (n - 1; empty for one seed)",
@@ -90,7 +91,7 @@ def summarise(runs: pd.DataFrame, rule: EpochRule = "last") -> pd.DataFrame:
             groups[["n_real", "n_fake"]].first(),
             groups["epoch"].min().rename("epoch_first"),
             groups["epoch"].max().rename("epoch_last"),
-            *(part[name].rename(f"{name}_{suffix}") for name in OVER_SEEDS for suffix, part in parts.items()),
+            *(part.add_suffix(f"_{suffix}") for suffix, part in parts.items()),
         ],
         axis=1,
     ).reset_index()

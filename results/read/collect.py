@@ -72,7 +72,8 @@ class Collection:
             check_evaluation(lines)
         except (OSError, ValueError, OverflowError):
             return []
-        return sorted((line for line in lines if "sampler" not in line), key=lambda line: line["epoch"])
+        posteriors = (line for line in lines if not {"sampler", "part"} & {*line})
+        return sorted(posteriors, key=lambda line: line["epoch"])
 
     def select(self, run_ids: set[str]) -> "Collection":
         """What concerns these runs."""

@@ -80,6 +80,7 @@ POSTERIOR_COLUMNS = [
     sigma_mean_largest_dim | number | mean sigma of the dimension where it is largest
     """),
 ]
+MECHANISM_COLUMNS = _columns_of(select("mechanism"))
 PROGRESS_COLUMNS = _columns("""
     epoch | integer | epochs trained when this was measured; 0: before training
     images_seen | integer | training images seen by then
@@ -93,6 +94,7 @@ RUNS = [
     *PROTOCOL_COLUMNS,
     *SCORE_COLUMNS,
     *POSTERIOR_COLUMNS,
+    *MECHANISM_COLUMNS,
     *_columns("""
     not_finite | string | names of scores that were recorded as NaN or infinite, separated by spaces
     loss_reconstruction | number | mean over the epoch's steps; likewise the next two
