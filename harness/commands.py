@@ -51,7 +51,8 @@ def run(
         aae, latent_mapping, n_iter, kld_loss, feature, equal_linear, combined, vae, beta_vae, gan, vae_gan, dfc_vae,
         wae_mmd, or your own as package.module:Class. [default: aae]
     dataset
-        digits (embedded), mnist, emnist, fashion_mnist, cifar10, ffhq, celeba, or a staged name. [default: digits]
+        digits, sprites (embedded), mnist, emnist, fashion_mnist, cifar10, ffhq, celeba, or a staged name.
+        [default: digits]
     image_size
         Side of the square images in pixels. [default: 32]
     epochs
@@ -136,7 +137,8 @@ def stage(
     torchvision_inception
         Stage torchvision's Inception-v3, which the protocol `published` scores with.
     from_
-        Local files: idx or idx.gz, CIFAR-10 batches, a folder, zip or tar of images, an Inception file.
+        Local files: idx or idx.gz, CIFAR-10 batches, a folder, zip or tar of images, an npz or HDF5 file of images with
+        factors (dSprites, 3D Shapes), an Inception file.
     bundle
         Afterwards write the whole cache (data, weights, statistics) to this tar file, for a cluster without internet.
     from_bundle

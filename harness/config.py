@@ -111,6 +111,7 @@ class RunConfig(BaseModel):
     protocol: tuple[Protocol, ...] = _field("protocol", min_length=1)
     samplers: tuple[Sampler, ...] = _field("samplers")
     sampling_seeds: int = _field("sampling_seeds", ge=1, le=16)
+    mechanisms: bool = _field("mechanisms")
     eval_every: int = _field("eval_every", ge=1)
     eval_when: Literal["during", "after"] = _field("eval_when")
     sweep: str = _field("sweep")
@@ -192,6 +193,14 @@ class RunConfig(BaseModel):
             raise ValueError(f"{variant} has no posterior to fit a sampler to; leave samplers at [prior]")
         return samplers
 
+    @field_validator("mechanisms", mode="after")
+    @classmethod
+    def _check_mechanisms(cls, mechanisms: bool, info: Any) -> bool:
+        variant = info.data.get("variant", "aae")
+        if mechanisms and not issubclass(load_variant(variant), AutoEncoder):
+            raise ValueError(f"{variant} has no encoder whose mechanisms could be measured; leave mechanisms at false")
+        return mechanisms
+
     @model_validator(mode="after")
     def _leave_them_to_the_protocols(self) -> "RunConfig":
         """The settings of protocols are theirs now: one configuration in two spellings is one configuration."""
@@ -205,7 +214,8 @@ class RunConfig(BaseModel):
         return self.keep_weights == "evaluations" or self.eval_when == "after"
 
     def widen(self, other: "RunConfig") -> "RunConfig":
-        """Two requests of one training as one: the larger budget, and every protocol, sampler and sampling seed.
+        """Two requests of one training as one: the larger budget, and every protocol, sampler and sampling seed;
+        mechanisms if one of them asks.
 
         Raises: ValueError if they are the same, or differ in what is no question of more or less.
         """
@@ -218,6 +228,7 @@ class RunConfig(BaseModel):
             "protocol": (*self.protocol, *(p for p in other.protocol if p.name not in protocols)),
             "samplers": tuple(dict.fromkeys((*self.samplers, *other.samplers))),
             "sampling_seeds": max(self.sampling_seeds, other.sampling_seeds),
+            "mechanisms": self.mechanisms or other.mechanisms,
         }
         if self == other or self.model_copy(update=both) != other.model_copy(update=both):
             raise ValueError("they differ in nothing that a run could have more of")

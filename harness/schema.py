@@ -23,7 +23,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from harness.measures import select
+from harness.measures import Group, select
 from harness.record import EvaluationFolder, Key, Record, RunFolder, State, key_of
 
 SCHEMAS = Path(__file__).with_name("schemas")
@@ -173,7 +173,7 @@ class _Line(_File):
     seconds: Annotated[float | None, Field(alias="time/evaluation_seconds")] = None
 
 
-def _measures(group: Literal["eval", "posterior"]) -> dict[str, Any]:
+def _measures(group: Group) -> dict[str, Any]:
     return {
         measure.name: (float | None, Field(None, alias=measure.key, description=measure.meaning))
         for measure in select(group)
@@ -201,6 +201,13 @@ Posterior: type[BaseModel] = create_model(
     sigma_histogram=(LaterHistogram, Field(None, alias="posterior/sigma_histogram")),
     **_measures("posterior"),
 )
+Mechanisms: type[BaseModel] = create_model(
+    "Mechanisms",
+    __base__=_Line,
+    __doc__="A line of evaluations/<id>/records.jsonl: what the mechanisms do that a variant is said to have.",
+    part=(Literal["mechanisms"], ...),
+    **_measures("mechanism"),
+)
 
 # By the name of the JSON Schema: what it describes.
 FILES: dict[str, Any] = {
@@ -209,18 +216,19 @@ FILES: dict[str, Any] = {
     "status": Status,
     "record": EpochRecord,
     "protocol": Protocol,
-    "evaluation": Scores | Posterior,
+    "evaluation": Scores | Mechanisms | Posterior,
 }
 _EPOCHS: TypeAdapter[Any] = TypeAdapter(list[EpochRecord])
 _SCORES = TypeAdapter(list[Scores])  # pyright: ignore[reportInvalidTypeForm]
 _POSTERIORS = TypeAdapter(list[Posterior])  # pyright: ignore[reportInvalidTypeForm]
+_MECHANISMS = TypeAdapter(list[Mechanisms])  # pyright: ignore[reportInvalidTypeForm]
 
 
 def _list_kept() -> TypeAdapter[list[Record]]:
-    """Lines of both kinds, with what collectors keep of them, by key; all else is passed over unread."""
-    scores, posterior = Scores.model_fields, Posterior.model_fields
+    """Lines of all kinds, with what collectors keep of them, by key; all else is passed over unread."""
+    fields = {**Scores.model_fields, **Mechanisms.model_fields, **Posterior.model_fields}
     kept: dict[str, Any] = {"epoch": Count, "images_seen": Count}
-    for name, field in {**scores, **posterior}.items():
+    for name, field in fields.items():
         if name not in kept and field.annotation != Histogram | None:
             kept[field.alias or name] = NotRequired[Annotated[field.annotation, None, *field.metadata]]
     return TypeAdapter(list[with_config(ConfigDict(strict=True))(TypedDict("Line", kept))])  # pyright: ignore
@@ -248,8 +256,11 @@ def check_records(records: Sequence[Record]) -> None:
 
 def check_evaluation(lines: Sequence[Record]) -> None:
     """Raises: ValueError unless every line of an evaluation is valid."""
-    _check_lines(_SCORES, [line for line in lines if "sampler" in line], "records.jsonl of an evaluation")
-    _check_lines(_POSTERIORS, [line for line in lines if "sampler" not in line], "records.jsonl of an evaluation")
+    kinds: dict[TypeAdapter[Any], list[Record]] = {_SCORES: [], _MECHANISMS: [], _POSTERIORS: []}
+    for line in lines:
+        kinds[_SCORES if "sampler" in line else _MECHANISMS if "part" in line else _POSTERIORS].append(line)
+    for adapter, own in kinds.items():
+        _check_lines(adapter, own, "records.jsonl of an evaluation")
 
 
 def read_epochs(folder: RunFolder) -> list[Record]:

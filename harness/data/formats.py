@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from harness.config import Crop
+from harness.data.factors import Factors
 from harness.data.pixels import decode_image, fit
 from harness.data.source import Source, list_some, require_readable_size, require_room, shown
 from harness.errors import InputError
@@ -30,7 +31,7 @@ IDX_IMAGES = "*images*idx3-ubyte*"
 
 @dataclass(frozen=True)
 class Contents:
-    """Of a source: images (N, C, H, W) uint8, and where it has them labels (N,) int64 and the classes' names.
+    """Of a source: images (N, C, H, W) uint8, and where it has them labels (N,) int64, the classes' names, and factors.
 
     `passed_over` names the files that are no images, and of which nothing is used.
     """
@@ -39,6 +40,7 @@ class Contents:
     labels: Tensor | None = None
     classes: Sequence[str] = ()
     passed_over: Sequence[str] = ()
+    factors: Factors | None = None
 
 
 def read_idx_pair(source: Source, prefix: str) -> Contents:

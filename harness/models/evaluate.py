@@ -151,7 +151,8 @@ def _find_missing(folder: RunFolder, config: RunConfig, which: Which, trained: i
 
 
 def _list_parts(config: RunConfig, last: bool) -> list[tuple[str, int]]:
-    return list_parts(config.samplers, config.sampling_seeds, reconstructions=last)
+    mechanisms = last and config.mechanisms
+    return list_parts(config.samplers, config.sampling_seeds, reconstructions=last, mechanisms=mechanisms)
 
 
 def _describe_data(config: RunConfig) -> str:

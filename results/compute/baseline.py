@@ -73,8 +73,9 @@ def build_comparisons(reported: pd.DataFrame, margin: float = MARGIN) -> pd.Data
     Of several AAEs in a setting the one with plain options (the published model) is the baseline; a setting without
     exactly one such has no comparisons.
     """
-    table = compare_with(reported, find_baselines(reported), COMPARED, margin)
-    # The posterior is the same whatever the codes are drawn from.
+    measured = [measure for measure in COMPARED if reported[measure].notna().any()]
+    table = compare_with(reported, find_baselines(reported), measured, margin)
+    # Posterior and mechanisms are the same whatever the codes are drawn from.
     scores = {measure.name for measure in select("eval")}
     table = table[(table["sampler"] == "prior") | table["measure"].isin(scores)]
     return table.reindex(columns=[column.name for column in COMPARISONS]).reset_index(drop=True)
@@ -83,14 +84,14 @@ def build_comparisons(reported: pd.DataFrame, margin: float = MARGIN) -> pd.Data
 def find_baselines(reported: pd.DataFrame) -> pd.DataFrame:
     """The AAE's cell of each setting: SETTING, variant and options."""
     cells = reported.loc[reported["variant"] == BASELINE, CELL].drop_duplicates()
-    plain = {options: _is_plain(options) for options in cells["options"].unique()}
+    plain = {options: is_plain(options) for options in cells["options"].unique()}
     cells = cells.assign(plain=cells["options"].map(plain).astype(bool) if len(cells) else False)
     groups = cells.groupby(SETTING, dropna=False)["plain"]
     chosen = cells[(cells["plain"] & (groups.transform("sum") == 1)) | (groups.transform("size") == 1)]
     return chosen[CELL]
 
 
-def _is_plain(options: str) -> bool:
+def is_plain(options: str) -> bool:
     """The AAE as published: a linear sigma head, and no remedy on."""
     return all(
         name.endswith("direction") or value in (0, 0.0, None, False, "linear")
@@ -311,7 +312,7 @@ def _find_best(cells: Cells) -> pd.DataFrame:
     return cells.keys.assign(**keys)
 
 
-def _share_of_best(mean: Array, error: Array, df: Array, points: int = 50, most: int = 1000) -> Array:
+def _share_of_best(mean: Array, error: Array, df: Array, points: int = 50, most: int = 500) -> Array:
     """The probability of each (D, C) to be the lowest of its row.
 
     By quadrature, over a grid of `points` quantiles of each cell, of which `most` are kept: each cell's mass in an

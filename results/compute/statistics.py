@@ -170,15 +170,18 @@ def compute_seeds_needed(difference: Array, variance: Array, prior_df: Array, si
         d = np.where(known, np.abs(difference) / np.sqrt(variance), 1.0)
     borrowed = np.minimum(np.nan_to_num(prior_df, nan=0.0, posinf=1e4), 1e4)
 
-    def find(n: Array) -> Array:
-        return compute_power(d * np.sqrt(n), borrowed + sides * (n - 1), alpha) >= POWER
+    def is_enough(n: Array, where: Array) -> Array:
+        shift, df = d[where] * np.sqrt(n), borrowed[where] + sides[where] * (n - 1)
+        return compute_power(shift, df, alpha[where]) >= POWER
 
     low, high = np.full(d.shape, 1.0), np.full(d.shape, float(MOST_SEEDS))
-    found = find(high)
-    while (high - low > 1).any():
-        middle = np.maximum(np.floor((low + high) / 2), 2)
-        enough = find(middle)
-        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    found = np.array(known)
+    found[found] = is_enough(high[found], found)
+    while (open_ := np.array(found & (high - low > 1))).any():
+        middle = np.maximum(np.floor((low[open_] + high[open_]) / 2), 2)
+        enough = is_enough(middle, open_)
+        low[open_] = np.where(enough, low[open_], middle)
+        high[open_] = np.where(enough, middle, high[open_])
     return np.where(known, np.where(found, high, np.inf), np.nan)
 
 

@@ -12,6 +12,7 @@ from results.compute.processes import OTHER_PROCESSES, describe_others
 from results.compute.statistics import Array, compute_half_width, is_sound, split_variance
 from results.read.schema import (
     CONFIGURATION,
+    MECHANISM_COLUMNS,
     OVER_SEEDS,
     POSTERIOR_COLUMNS,
     PROTOCOL_COLUMNS,
@@ -48,7 +49,7 @@ SUMMARY = [
     Column("epoch_last", "integer", "the latest of them"),
     Column("sweeps", "string", "sweeps that the runs came from"),
     *suffixed(
-        [*SCORE_COLUMNS, *POSTERIOR_COLUMNS],
+        [*SCORE_COLUMNS, *POSTERIOR_COLUMNS, *MECHANISM_COLUMNS],
         {
             "mean": "mean over seeds",
             "std": "standard deviation over seeds (n - 1; empty for one seed)",
@@ -94,7 +95,7 @@ def summarise(runs: pd.DataFrame, rule: EpochRule = "last") -> pd.DataFrame:
             groups[["n_real", "n_fake"]].first(),
             groups["epoch"].min().rename("epoch_first"),
             groups["epoch"].max().rename("epoch_last"),
-            *(part[name].rename(f"{name}_{suffix}") for name in OVER_SEEDS for suffix, part in parts.items()),
+            *(part.add_suffix(f"_{suffix}") for suffix, part in parts.items()),
         ],
         axis=1,
     ).reset_index()

@@ -137,15 +137,15 @@ def _normalise(value: Any) -> Any:
 
 
 def _rows(protocol: dict[str, Any], lines: list[Record], epochs: dict[int, Record]) -> Iterator[dict[str, Any]]:
-    """A row for each line of scores, with the posterior of its epoch and what the training was there."""
+    """A row for each line of scores, with posterior and mechanisms of its epoch and what the training was there."""
     described = _describe(protocol)
     of_epoch = {epoch: _rename(epochs.get(epoch, {})) for epoch in {line["epoch"] for line in lines}}
     for line in lines:
         if "sampler" not in line:
-            posterior = _rename(line)
+            measured = _rename(line)
             if sigmas := line.get("posterior/sigma_mean_per_dim"):
-                posterior |= {"sigma_mean_smallest_dim": min(sigmas), "sigma_mean_largest_dim": max(sigmas)}
-            of_epoch[line["epoch"]] |= posterior
+                measured |= {"sigma_mean_smallest_dim": min(sigmas), "sigma_mean_largest_dim": max(sigmas)}
+            of_epoch[line["epoch"]] |= measured
     for line in lines:
         if "sampler" in line:
             yield {

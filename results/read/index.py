@@ -89,7 +89,7 @@ def load_index(root: Path, states: dict[str, State], processes: int = 1) -> Inde
     for path in missing:
         newest = max((file[1] for file in states[path] if file), default=0)
         entries[path]["files"] = states[path] if newest < now - RACY_SECONDS * 1e9 else None
-    index = Index({path: entries[path] for path in states}, pa.concat_tables(parts).combine_chunks(), generation)
+    index = Index({path: entries[path] for path in states}, pa.concat_tables(parts), generation)
     with suppress(OSError):  # somebody else's runs can be collected all the same
         _save(root / NAME, index)
     return index

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Mapping
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.fields import FIELDS
@@ -59,7 +60,7 @@ def _label(image_size: Any, *values: Any) -> str:
 
 def format_value(value: Any) -> str:
     """A setting's value, as `--set` takes it."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 

@@ -81,6 +81,7 @@ POSTERIOR_COLUMNS = [
     sigma_mean_largest_dim | number | mean sigma of the dimension where it is largest
     """),
 ]
+MECHANISM_COLUMNS = _columns_of(select("mechanism"))
 PROGRESS_COLUMNS = _columns("""
     epoch | integer | epochs trained when this was measured; 0: before training
     images_seen | integer | training images seen by then
@@ -94,6 +95,7 @@ RUNS = [
     *PROTOCOL_COLUMNS,
     *SCORE_COLUMNS,
     *POSTERIOR_COLUMNS,
+    *MECHANISM_COLUMNS,
     *_columns("""
     not_finite | string | names of scores that were recorded as NaN, infinite or beyond 1e30, separated by spaces
     loss_reconstruction | number | mean over the epoch's steps; likewise the next two

@@ -9,7 +9,9 @@ import pandas as pd
 from harness.measures import MEASURES, select
 from results.compute.analysis import Analysis
 from results.compute.collapse import SAMPLERS
+from results.compute.dose import RESPONSES
 from results.compute.processes import MARK, NOTE, find_others, mark_n
+from results.compute.statistics import ALPHA
 from results.compute.summary import SETTING, is_missing
 from results.compute.tables import MARKED, SHOWN, PaperTable, format_cell, format_varied, is_baseline, shown_columns
 from results.read.labels import label_cells, name_place
@@ -229,6 +231,47 @@ def build_collapse_tables(analysis: Analysis) -> list[HtmlTable]:
     caption = "Every run at its last evaluation (sigma first: at its first); collapse.csv has all evaluations."
     text = ["variant", "data set", "collapse"]
     return [HtmlTable("collapse-runs", "Collapse", caption, columns(names, text), rows[:MOST_ROWS], _cut(rows))]
+
+
+def build_dose_table(responses: pd.DataFrame) -> HtmlTable | None:
+    """How the samples go with the noise share, dose by dose; None without any."""
+    table = responses.dropna(subset=["correlation"])
+    if table.empty:
+        return None
+    text = ["variant", "data set", "dose", "response"]
+    names = [
+        "variant",
+        "data set",
+        "dose",
+        "response",
+        "levels",
+        "n",
+        "noise share",
+        "correlation",
+        "95 % interval",
+        "p",
+    ]
+    rows = []
+    for _, row in table.iterrows():
+        title, more_is_better = RESPONSES[str(row["response"])]
+        helps = (row["correlation"] > 0) == more_is_better
+        kind = "open" if not row["p"] < ALPHA else "better" if helps else "worse"
+        cells = [
+            Cell(row["variant"]),
+            _place(row),
+            Cell(row["family"]),
+            Cell(title),
+            number(row["levels"], 0),
+            number(row["n"], 0),
+            Cell(f"{row['noise_low']:.3f} to {row['noise_high']:.3f}", row["noise_low"], "number"),
+            number(row["correlation"], 2, kind, "+"),
+            Cell("" if is_missing(row["low"]) else f"{row['low']:+.2f} to {row['high']:+.2f}", row["low"], "number"),
+            number(row["p"], 4),
+        ]
+        rows.append(Row(cells, row["dataset"], row["variant"]))
+    caption = "Rank correlation of each response with the noise share, over the runs of a dose; dose.csv has the runs."
+    notes = ["Green: with more noise the samples are better; red: worse; at 0.05, each by itself.", *_cut(rows)]
+    return HtmlTable("dose-response", "Dose and response", caption, columns(names, text), rows[:MOST_ROWS], notes)
 
 
 def build_run_tables(analysis: Analysis) -> list[HtmlTable]:

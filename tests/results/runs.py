@@ -59,7 +59,7 @@ def write_run(
     **config: Any,
 ) -> RunFolder:
     """`evaluations`: by epoch, `eval/<name>` of prior samples, `eval.<sampler>[-<sampling seed>]/<name>` of others,
-    `floor.<which>/<name>` and `posterior/<name>`.
+    `floor.<which>/<name>`, `posterior/<name>` and `mechanism/<name>`.
     """
     folder = RunFolder(root / name)
     folder.ask_for(CONFIG | config)
@@ -86,6 +86,9 @@ def write_evaluation(folder: RunFolder, epoch: int, values: dict[str, Any]) -> N
     evaluation.create({**protocol, **{name: said[name] for name in ("extractor", "n_real", "n_fake")}})
     place = {"epoch": epoch, "images_seen": 100 * epoch}
     lines = [{**place, **{f"posterior/{name}": value for name, value in groups.get("posterior", {}).items()}}]
+    if mechanisms := groups.get("mechanism"):
+        named = {f"mechanism/{name}": value for name, value in mechanisms.items()}
+        lines.append({**place, "part": "mechanisms", **named})
     for group, scores in groups.items():
         if group == "eval" or group.startswith("eval."):
             sampler, _, seed = (group.partition(".")[2] or "prior").partition("-")
