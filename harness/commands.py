@@ -147,7 +147,7 @@ def stage(
     from harness.data.source import exists  # noqa: PLC0415
     from harness.data.staging import stage_dataset  # noqa: PLC0415
     from harness.data.weights import INCEPTION, TORCHVISION_INCEPTION, stage_weights  # noqa: PLC0415
-    from harness.terminal import console  # noqa: PLC0415
+    from harness.terminal import say  # noqa: PLC0415
 
     weights = [INCEPTION] * inception + [TORCHVISION_INCEPTION] * torchvision_inception
     if not (dataset or weights or bundle or from_bundle):
@@ -171,7 +171,7 @@ def stage(
         if file is INCEPTION:
             from harness.evaluation.parity import check_against_clean_fid  # noqa: PLC0415 (imports clean-fid)
 
-            console.print(check_against_clean_fid(path), highlight=False, soft_wrap=True)
+            say(check_against_clean_fid(path))
         print(path)
     if bundle is not None:
         print(save_bundle(bundle))

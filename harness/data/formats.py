@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from PIL import Image
-from rich.progress import track
 from torch import Tensor
 
 from harness.config import Crop
@@ -22,7 +21,7 @@ from harness.data.pixels import decode_image, fit
 from harness.data.source import Source, list_some, require_readable_size, require_room, shown
 from harness.errors import InputError
 from harness.protocol import Split
-from harness.terminal import console
+from harness.terminal import track
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif"}
 IMAGE_SUFFIXES |= {".jp2", ".ppm", ".pgm", ".pbm", ".pnm"}
@@ -127,7 +126,7 @@ def read_image_files(source: Source, image_size: int, crop: Crop, *, with_classe
             unreadable.append(f"{shown(names[index])} ({error})")
 
     with ThreadPoolExecutor() as pool:
-        for _ in track(pool.map(read_one, range(len(names))), "reading images", len(names), console=console):
+        for _ in track(pool.map(read_one, range(len(names))), "reading images", len(names)):
             pass
     if unreadable:
         raise unreadable_images(source.path, unreadable, len(names))

@@ -25,7 +25,7 @@ from harness.errors import InputError, unknown
 from harness.files import temporary_path
 from harness.protocol import Split
 from harness.seeding import compute_subset
-from harness.terminal import console
+from harness.terminal import console, say
 
 logger = logging.getLogger(__name__)
 NAMES_KEPT = 100  # of the files that were passed over, in an entry's metadata
@@ -181,11 +181,11 @@ def _prepare(wanted: Prepared, source: Path | None) -> Entry:
     metadata |= {"n_used": str(n), "n_passed_over": str(len(contents.passed_over))}
     if contents.passed_over:
         metadata["passed_over"] = json.dumps(contents.passed_over[:NAMES_KEPT])
-        console.print(describe_use(opened.path, n, contents.passed_over), markup=False, highlight=False, soft_wrap=True)
+        say(describe_use(opened.path, n, contents.passed_over))
     if contents.classes:
         metadata["classes"] = json.dumps(contents.classes)
         classes = f"{name}: labels from {len(contents.classes)} folders: {list_some(contents.classes)}"
-        console.print(classes, markup=False, highlight=False, soft_wrap=True)
+        say(classes)
     expected = DATASETS[name].n_train if split == "train" and name in DATASETS else None
     expected = DATASETS[name].n_test if split == "test" and name in DATASETS else expected
     if expected is not None:

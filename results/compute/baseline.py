@@ -9,6 +9,7 @@ from scipy import special
 
 from harness.measures import MEASURES, select
 from results.compute.cells import Cells, build_cells, lay_out
+from results.compute.processes import OTHER_PROCESSES, describe_others
 from results.compute.statistics import (
     ALPHA,
     MARGIN,
@@ -37,6 +38,7 @@ COMPARISONS = [
     Column("baseline_options", "string", "options of the AAE compared with"),
     Column("n", "integer", "seeds of the variant; of pairs, seeds that both finished"),
     Column("n_baseline", "integer", "seeds of the AAE; likewise"),
+    OTHER_PROCESSES,
     Column("mean", "number", "of the variant over these seeds"),
     Column("baseline_mean", "number", "of the AAE over these seeds"),
     Column("difference", "number", "variant's mean minus the AAE's"),
@@ -113,13 +115,19 @@ def compare_with(
     settings = layout.setting[layout.first]
     of_setting = np.full(len(settings) + 1, -1)  # the reference cell of each setting
     of_setting[settings[referred]] = referred
+    texts = describe_others(layout.rows, layout.setting, layout.cell)
+    marked = np.array(
+        [f"{variant}: {text}" if text else "" for variant, text in zip(layout.keys["variant"], texts, strict=True)],
+        object,
+    )
     for measure in measures:
         cells = build_cells(layout, measure)
         other = of_setting[settings]
         own = np.flatnonzero((other >= 0) & (other != np.arange(len(other))))
         own = own[(cells.n[own] > 0) & (cells.n[other[own]] > 0)]
         if len(own):
-            parts.append(_compare(cells, own, other[own], margin, cautious))
+            both = ["; ".join(filter(None, pair)) for pair in zip(marked[own], marked[other[own]], strict=True)]
+            parts.append(_compare(cells, own, other[own], margin, cautious).assign(other_processes=both))
     if not parts:
         return build_empty(COMPARISONS)
     return pd.concat(parts, ignore_index=True)

@@ -14,6 +14,7 @@ from scipy import special  # not scipy.stats: it takes 0.6 s, and every command 
 
 from harness.errors import InputError
 from harness.measures import Scale
+from results.read.schema import LARGEST
 
 CONFIDENCE = 0.95
 ALPHA = 1 - CONFIDENCE
@@ -21,6 +22,11 @@ POWER = 0.8
 MOST_SEEDS = 1000
 MARGIN = 0.1  # relative to the baseline: differences below it count as equivalent
 Array = np.ndarray
+
+
+def is_sound(values: Array) -> Array:
+    """Which scores are numbers to compute with: finite, and not beyond LARGEST."""
+    return np.abs(np.asarray(values, float)) <= LARGEST
 
 
 def to_scale(values: Array, scale: Scale, images: Array | float = 10_000) -> Array:

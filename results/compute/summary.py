@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import InputError
-from results.compute.statistics import Array, compute_half_width, split_variance
+from results.compute.processes import OTHER_PROCESSES, describe_others
+from results.compute.statistics import Array, compute_half_width, is_sound, split_variance
 from results.read.schema import (
     CONFIGURATION,
     MECHANISM_COLUMNS,
@@ -40,6 +41,7 @@ _CELL_COLUMNS = {column.name: column for column in [*CONFIGURATION, *PROTOCOL_CO
 SUMMARY = [
     *(_CELL_COLUMNS[name] for name in CELL),
     Column("n", "integer", "seeds that finished"),
+    OTHER_PROCESSES,
     Column("n_real", "integer", "images of the reference"),
     Column("n_fake", "integer", "images generated for a score"),
     Column("epoch_rule", "string", "which epoch is reported: last or held-out"),
@@ -63,7 +65,9 @@ SUMMARY = [
             ("sampling", "where evaluations were repeated with other sampling seeds"),
         )
     ),
-    Column("not_finite", "string", "measures that are NaN or infinite in some seed, and in how many: `fid 1`"),
+    Column(
+        "not_finite", "string", "measures that are NaN, infinite or beyond 1e30 in some seed, and in how many: `fid 1`"
+    ),
     Column("collapse", "string", "the seeds' verdicts, counted: `variance 2, none 1`"),
 ]
 
@@ -71,7 +75,7 @@ SUMMARY = [
 def summarise(runs: pd.DataFrame, rule: EpochRule = "last") -> pd.DataFrame:
     """One row per cell, SUMMARY's columns; cells keep the order in which they first appear.
 
-    A measure that was NaN in some seed has an empty mean: the mean of the others would hide it.
+    A measure that was not finite in some seed has an empty mean: the mean of the others would hide it.
     Raises: InputError if the rule is held-out, and a finished run was not evaluated with a second sampling seed.
     """
     reported = reported_rows(runs, rule)
@@ -96,8 +100,10 @@ def summarise(runs: pd.DataFrame, rule: EpochRule = "last") -> pd.DataFrame:
         axis=1,
     ).reset_index()
     number = groups.ngroup().to_numpy()
+    setting = reported.groupby(SETTING, dropna=False, sort=False).ngroup().to_numpy()
     summary = summary.assign(
         epoch_rule=rule,
+        other_processes=describe_others(reported, setting, number),
         sweeps=[", ".join(sorted(set(names))) for names in _list_by_cell(number, reported["sweep"])],
         not_finite=[", ".join(f"{name} {n}" for name, n in row.items() if n) for row in flaws.to_dict("records")],
         collapse=[
@@ -175,7 +181,7 @@ def _split_variances(runs: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame
     for cell, evaluations in repeated.groupby(CELL, dropna=False, sort=False):
         row = dict(zip(CELL, cell, strict=True))
         for name in SPLIT:
-            measured = evaluations.dropna(subset=[name])
+            measured = evaluations[is_sound(evaluations[name].to_numpy(float, na_value=np.nan))]
             training, sampling = split_variance(measured[name].to_numpy(), measured["run_id"].to_numpy())
             row |= {f"{name}_training_std": training, f"{name}_sampling_std": sampling}
         rows.append(row)

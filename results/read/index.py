@@ -27,7 +27,7 @@ from harness.escape import printable
 from harness.files import replacing_file
 from harness.record import RunFolder, find_run_folders
 from results.read.folder import FolderEntry, read_folder
-from results.read.schema import NUMBERS, RUNS, Column, arrow_schema
+from results.read.schema import LARGEST, NUMBERS, RUNS, Column, arrow_schema
 
 NAME = ".aaebench-index.arrow"
 FILES = ("config.json", "environment.json", "status.json", "records.jsonl")
@@ -159,10 +159,10 @@ def _to_arrow(entries: dict[str, FolderEntry]) -> pa.Table:
 
 
 def _note_not_finite(table: pa.Table) -> pa.Table:
-    """Name, in each row, the scores that are NaN or infinite."""
+    """Name, in each row, the scores that are NaN, infinite or beyond LARGEST."""
     flaws: dict[int, list[str]] = {}
     for name in NUMBERS:
-        finite = pc.call_function("is_finite", [table[name]])
+        finite = pc.call_function("less_equal", [pc.call_function("abs", [table[name]]), pa.scalar(LARGEST)])
         if pc.call_function("any", [pc.call_function("invert", [finite])]).as_py():
             for row in (row for row, is_finite in enumerate(finite.to_pylist()) if is_finite is False):
                 flaws.setdefault(row, []).append(name)

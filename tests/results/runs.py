@@ -1,5 +1,6 @@
 """Run folders as the harness writes them, with chosen numbers."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,12 @@ def edit_evaluations(folder: Path, pattern: str, replacement: str) -> None:
     """Replace what the lines of a run's evaluations say."""
     for file in folder.glob("evaluations/*/records.jsonl"):
         file.write_text(re.sub(pattern, replacement, file.read_text()))
+
+
+def trained_on(processes: int, folder: Path) -> None:
+    """Say that a run was trained on so many processes."""
+    file = folder / "environment.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_processes": processes}))
 
 
 def write_picture(folder: RunFolder, epoch: int) -> None:

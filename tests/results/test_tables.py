@@ -127,7 +127,7 @@ def test_a_nan_score_stays_visible_and_is_averaged_away_nowhere(tmp_path: Path) 
     row: Any = analysis.summary.set_index("variant").loc["n_iter"]
     assert math.isnan(row["fid_mean"])
     assert row["not_finite"] == "fid 1"
-    assert "NaN in 1 of 3" in render_markdown(analysis.tables[0])
+    assert "not finite in 1 of 3" in render_markdown(analysis.tables[0])
     assert set(analysis.collection.runs["not_finite"].dropna()) == {"fid"}
     assert fid_comparison(analysis, "n_iter")["n"] == 2
 
