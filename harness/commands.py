@@ -15,6 +15,7 @@ from cyclopts import App, Parameter
 
 from harness.errors import CommandError, InputError, PeerLostError
 from harness.escape import printable
+from harness.options import STRICT
 
 SECONDS_TO_SPEAK = 5  # for the main process to say why all of them end
 
@@ -278,6 +279,6 @@ def _in_process_group() -> bool:
 
 def main() -> int:
     """`python -m harness.train`: the command `run` alone."""
-    app = App(name="harness.train", help="Train one run.", version_flags=())
+    app = App(name="harness.train", help="Train one run.", version_flags=(), default_parameter=STRICT)
     app.default(run)
     return call(app)

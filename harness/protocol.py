@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import InputError, unknown
+from harness.fields import FIELDS
 from harness.settings import parse_yaml
 
 # Part of every reading's id: raise it when a change in this package changes the value of a score.
@@ -52,17 +53,21 @@ ExtractorName = Annotated[str, BeforeValidator(_check_extractor)]  # or a TorchS
 class Protocol(BaseModel):
     """How to score, whatever is scored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="Lower-case letters, digits and '_'")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]{0,99}$", description="Lower-case letters, digits and '_'")
     normalisation: Literal["batch", "running"] = Field(
         description="Encoder and decoder use batch or running statistics"
     )
-    batch_size: int | None = Field(None, ge=2, description="Images generated at once; default 1024 at 32 px, else 256")
-    n_fake: int | None = Field(None, ge=2, description="Images generated; default: as many as real ones")
+    batch_size: int | None = Field(
+        None, **FIELDS["batch_size"].bounds, description="Images generated at once; default 1024 at 32 px, else 256"
+    )
+    n_fake: int | None = Field(
+        None, **FIELDS["n_fake"].bounds, description="Images generated; default: as many as real ones"
+    )
     reference: Split = Field("train", description="The split that is the reference: train or test")
     extractor: ExtractorName = Field("inception", description="What makes features of images")
-    extractor_weights: Path | None = Field(None, description="A weights file instead of the staged or shipped one")
+    extractor_weights: Path | None = Field(None, strict=False, description="A weights file instead of the staged or shipped one")
     extractor_sha256: str | None = Field(None, description="What the checksum of its weights has to be")
     resize: Resize | None = Field(None, description="To the extractor's size; default: the extractor's own way")
     size: int | None = Field(None, ge=8, le=1024, description="Default: the extractor's own")

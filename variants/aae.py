@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from variants.base import AutoEncoder, Phase, require_not_negative
+from variants.base import AutoEncoder, Phase, require_weights
 from variants.losses import KLDirection, fake_loss, mean_absolute_error, real_loss
 from variants.networks import Discriminator
 from variants.remedies import Remedies
@@ -22,7 +22,7 @@ class AAE(AutoEncoder):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            require_not_negative(sigma_penalty=self.sigma_penalty, kl_weight=self.kl_weight)
+            require_weights(sigma_penalty=self.sigma_penalty, kl_weight=self.kl_weight)
 
     def build_networks(self, options: Any) -> None:
         super().build_networks(options)

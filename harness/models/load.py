@@ -13,6 +13,7 @@ from harness.errors import InputError
 from harness.protocol import Protocol
 from harness.readings import find_evaluation
 from harness.record import RunFolder, key_of
+from harness.schema import check_object
 from harness.training.checkpoint import Which, find_checkpoint, find_weights, names_to_keep, read_manifest, read_weights
 from variants import Variant, build, load_variant
 from variants.context import Context
@@ -73,6 +74,10 @@ def load_trained(
     """
     config = _read_config(path)
     require_trust(path, config, trust_code)
+    try:
+        check_object("config", {"sweep": "", **config})  # which an export has not
+    except ValueError as error:
+        raise InputError(f"{path} is damaged, or of another version: {error}") from error
     if EXPORT in config:
         weights, origin = _read_export(path, config[EXPORT])
     else:
