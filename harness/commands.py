@@ -1,5 +1,6 @@
 """The commands of one run: `aaebench run`, `aaebench stage`."""
 
+import errno
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from harness.errors import CommandError, InputError, PeerLostError
 from harness.escape import printable
 from harness.options import STRICT
 
+NO_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)  # what the system says of a name that no file can have
 SECONDS_TO_SPEAK = 5  # for the main process to say why all of them end
 
 
@@ -239,8 +241,11 @@ def call(function: Callable[..., Any], *arguments: Any) -> int:
         if _speaks_for_all(error):
             print(f"aaebench: {printable(str(error), lines=True)}", file=sys.stderr)
         return error.exit_status
-    except OSError as error:  # of the device behind standard output, or of a name that no file can have
-        print(f"aaebench: {error}", file=sys.stderr)
+    except OSError as error:
+        if error.errno in NO_NAMES:
+            print(f"aaebench: {printable(str(error.filename)):.80}: {error.strerror}", file=sys.stderr)
+            return InputError.exit_status
+        print(f"aaebench: {error}", file=sys.stderr)  # of the device behind standard output
         _give_up_stdout()
         return 1
     return 0

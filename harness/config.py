@@ -182,7 +182,9 @@ class RunConfig(BaseModel):
             return _build_adapter(kind).validate_json(json.dumps(options), strict=True)
         except (PydanticUserError, TypeError) as error:
             reason = str(error).partition("\n")[0]
-            raise ValueError(f"options of {variant} are numbers, text, truth values or lists of them: {reason}") from error
+            raise ValueError(
+                f"options of {variant} are numbers, text, truth values or lists of them: {reason}"
+            ) from error
 
     @field_serializer("options")
     def _dump_options(self, options: Any) -> dict[str, Any]:

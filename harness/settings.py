@@ -179,12 +179,19 @@ def _require_once(keys: list[str]) -> None:
         seen.add(key)
 
 
+def read_file(path: Path) -> Any:
+    """What a YAML or JSON file says. Raises: OSError; ValueError for what is refused, and for a pipe or a device."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    with path.open(encoding="utf-8") as file:
+        text = file.read(LARGEST_FILE + 1)
+    return parse_json(text) if path.suffix == ".json" else parse_yaml(text)
+
+
 def load_config_file(path: Path) -> dict[str, Any]:
     """The fields in a YAML or JSON file. Raises: InputError if it is missing or holds no mapping."""
-    parse = parse_json if path.suffix == ".json" else parse_yaml
     try:
-        with path.open(encoding="utf-8") as file:
-            content = parse(file.read(LARGEST_FILE + 1))
+        content = read_file(path)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
