@@ -151,7 +151,7 @@ def correlate(x: Array, y: Array) -> tuple[float, float, float, float]:
     ranks = [pd.Series(each).rank().to_numpy() for each in (x, y)]
     if n < 3 or any(np.ptp(each) == 0 for each in ranks):
         return np.nan, np.nan, np.nan, np.nan
-    r = float(np.clip(np.corrcoef(*ranks)[0, 1], -1, 1))
+    r = float(np.clip(np.corrcoef(ranks[0], ranks[1])[0, 1], -1, 1))
     low = high = np.nan
     if n > 3:
         most = 1 - 12 / (n**3 - n)  # the next below a perfect order, of which Fisher's transform is infinite
