@@ -37,17 +37,27 @@ app.command(
 app.command(
     "harness.model_commands:sample",
     name="sample",
-    help="""Draw images from a trained model: a folder of PNG files, and a picture of the first 64.
+    help="""Draw images from a trained model: a folder of PNG files, and a picture of the first 64; or a picture alone.
 
-    Prints the folder. BatchNorm normalises as the run's protocol does when it scores; the first 64 of 10,000 images are
-    those of -n 64.
+    Prints the folder, or the picture. BatchNorm normalises as the run's protocol does when it scores; the first 64 of
+    10,000 images are those of -n 64.
 
     To score them: aaebench score --real REAL --fake FOLDER
     """,
 )
 app.command("results.commands:collect_command", name="collect", help="Collect run folders into tables.")
 app.command("results.commands:report_command", name="report", help="Write report.html, tables and figures.")
-app.command("results.compare:compare_command", name="compare", help="What changed between two collections.")
+app.command(
+    "results.compare:compare_command",
+    name="compare",
+    help="""What changed between two collections, beyond noise, and what the second one lacks.
+
+    A regression is a score that is worse by more than the threshold and, with two seeds or more, beyond noise.
+
+    Exit status: 0 if B has all that A has, and no regression; 1 if it has one, or lacks cells, seeds or scores of A, or
+    scores of either are not finite; 2 if the two cannot be compared.
+    """,
+)
 
 sweep = App(name="sweep", help="Many runs from one YAML file.")
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -53,7 +54,8 @@ def run(
         aae, latent_mapping, n_iter, kld_loss, feature, equal_linear, combined, vae, beta_vae, gan, vae_gan, dfc_vae,
         wae_mmd, or your own as package.module:Class. [default: aae]
     dataset
-        digits (embedded), mnist, emnist, fashion_mnist, cifar10, ffhq, celeba, or a staged name. [default: digits]
+        digits, sprites (embedded), mnist, emnist, fashion_mnist, cifar10, ffhq, celeba, or a staged name.
+        [default: digits]
     image_size
         Side of the square images in pixels. [default: 32]
     epochs
@@ -138,7 +140,8 @@ def stage(
     torchvision_inception
         Stage torchvision's Inception-v3, which the protocol `published` scores with.
     from_
-        Local files: idx or idx.gz, CIFAR-10 batches, a folder, zip or tar of images, an Inception file.
+        Local files: idx or idx.gz, CIFAR-10 batches, a folder, zip or tar of images, an npz or HDF5 file of images with
+        factors (dSprites, 3D Shapes), an Inception file.
     bundle
         Afterwards write the whole cache (data, weights, statistics) to this tar file, for a cluster without internet.
     from_bundle
@@ -148,7 +151,7 @@ def stage(
     from harness.data.source import exists  # noqa: PLC0415
     from harness.data.staging import stage_dataset  # noqa: PLC0415
     from harness.data.weights import INCEPTION, TORCHVISION_INCEPTION, stage_weights  # noqa: PLC0415
-    from harness.terminal import console  # noqa: PLC0415
+    from harness.terminal import say  # noqa: PLC0415
 
     weights = [INCEPTION] * inception + [TORCHVISION_INCEPTION] * torchvision_inception
     if not (dataset or weights or bundle or from_bundle):
@@ -172,7 +175,7 @@ def stage(
         if file is INCEPTION:
             from harness.evaluation.parity import check_against_clean_fid  # noqa: PLC0415 (imports clean-fid)
 
-            console.print(check_against_clean_fid(path), highlight=False, soft_wrap=True)
+            say(check_against_clean_fid(path))
         print(path)
     if bundle is not None:
         print(save_bundle(bundle))
@@ -239,7 +242,8 @@ def call(function: Callable[..., Any], *arguments: Any) -> int:
         return 128 + signal.SIGPIPE
     except CommandError as error:
         if _speaks_for_all(error):
-            print(f"aaebench: {printable(str(error), lines=True)}", file=sys.stderr)
+            with suppress(BrokenPipeError):
+                print(f"aaebench: {printable(str(error), lines=True)}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
         if error.errno in NO_NAMES:

@@ -120,6 +120,7 @@ class RunConfig(BaseModel):
     protocol: tuple[Protocol, ...] = _field("protocol", min_length=1)
     samplers: tuple[Sampler, ...] = _field("samplers", strict=False)
     sampling_seeds: int = _number("sampling_seeds")
+    mechanisms: bool = _field("mechanisms")
     eval_every: int = _number("eval_every")
     eval_when: Literal["during", "after"] = _field("eval_when")
     sweep: Text = _field("sweep")
@@ -207,6 +208,14 @@ class RunConfig(BaseModel):
             raise ValueError(f"{variant} has no posterior to fit a sampler to; leave samplers at [prior]")
         return samplers
 
+    @field_validator("mechanisms", mode="after")
+    @classmethod
+    def _check_mechanisms(cls, mechanisms: bool, info: Any) -> bool:
+        variant = info.data.get("variant", "aae")
+        if mechanisms and not issubclass(load_variant(variant), AutoEncoder):
+            raise ValueError(f"{variant} has no encoder whose mechanisms could be measured; leave mechanisms at false")
+        return mechanisms
+
     @model_validator(mode="after")
     def _leave_them_to_the_protocols(self) -> "RunConfig":
         """The settings of protocols are theirs now: one configuration in two spellings is one configuration."""
@@ -220,7 +229,8 @@ class RunConfig(BaseModel):
         return self.keep_weights == "evaluations" or self.eval_when == "after"
 
     def widen(self, other: "RunConfig") -> "RunConfig":
-        """Two requests of one training as one: the larger budget, and every protocol, sampler and sampling seed.
+        """Two requests of one training as one: the larger budget, and every protocol, sampler and sampling seed;
+        mechanisms if one of them asks.
 
         Raises: ValueError if they are the same, or differ in what is no question of more or less.
         """
@@ -233,6 +243,7 @@ class RunConfig(BaseModel):
             "protocol": (*self.protocol, *(p for p in other.protocol if p.name not in protocols)),
             "samplers": tuple(dict.fromkeys((*self.samplers, *other.samplers))),
             "sampling_seeds": max(self.sampling_seeds, other.sampling_seeds),
+            "mechanisms": self.mechanisms or other.mechanisms,
         }
         if self == other or self.model_copy(update=both) != other.model_copy(update=both):
             raise ValueError("they differ in nothing that a run could have more of")

@@ -115,6 +115,12 @@ _ROWS: list[tuple[str, Changes, Any | Callable[[Mapping[str, Any]], Any], str]] 
     ("protocol", "measurement", ["paper"], "How to score: paper, clean, published, or a YAML file; or a list of them"),
     ("samplers", "measurement", ["prior"], "Distributions of codes to score, prior first"),
     ("sampling_seeds", "measurement", 1, "Sets of codes that prior samples are scored with"),
+    (
+        "mechanisms",
+        "measurement",
+        False,
+        "Measure at the last epoch what docs/mechanisms.md explains: disentanglement, ...",
+    ),
     ("eval_every", "measurement", 5, "Epochs between evaluations; the first and last state always are evaluated"),
     ("eval_when", "nothing", "during", "during: training waits for evaluations; after: they are made at the end"),
     ("sweep", "nothing", "", "The sweep that this run is part of"),

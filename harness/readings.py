@@ -18,16 +18,20 @@ if TYPE_CHECKING:
 # What one line of an evaluation is about: a sampler and the sampling seed of its codes; "" is the posterior itself.
 Part = tuple[str, int]
 POSTERIOR: Part = ("", 0)
+MECHANISMS: Part = ("mechanisms", 0)
 
 
-def list_parts(samplers: Sequence[str], sampling_seeds: int, *, reconstructions: bool) -> list[Part]:
-    """What is measured of the weights of one epoch: the posterior, each sampler's images, perhaps reconstructions.
+def list_parts(samplers: Sequence[str], sampling_seeds: int, *, reconstructions: bool, mechanisms: bool) -> list[Part]:
+    """What is measured of the weights of one epoch: the posterior, each sampler's images, perhaps reconstructions and
+    mechanisms.
 
     Sampling seed 0 is the run's own; prior samples are scored with `sampling_seeds` of them.
     """
     parts = [POSTERIOR, *((sampler, 0) for sampler in samplers)]
     if reconstructions:
         parts.append(("reconstruction", 0))
+    if mechanisms:
+        parts.append(MECHANISMS)
     return parts + [("prior", number) for number in range(1, sampling_seeds)]
 
 
@@ -103,7 +107,8 @@ def is_settled(folder: RunFolder, config: "RunConfig") -> bool:
     if not folder.is_done(config.epochs):
         return False
     is_last = folder.read_status()["epoch"] == config.epochs
-    parts = list_parts(config.samplers, config.sampling_seeds, reconstructions=is_last)
+    mechanisms = is_last and config.mechanisms
+    parts = list_parts(config.samplers, config.sampling_seeds, reconstructions=is_last, mechanisms=mechanisms)
     return all(is_measured(folder, protocol, config.image_size, config.epochs, parts) for protocol in config.protocol)
 
 
@@ -174,9 +179,10 @@ def _describe_evaluation(evaluation: EvaluationFolder) -> str:
     scored = sorted({(line["sampler"], line["sampling_seed"]) for line in lines if "sampler" in line})
     epochs = ", ".join(str(epoch) for epoch in sorted({line["epoch"] for line in lines}))
     codes = ", ".join(sampler + (f" (sampling seed {seed})" if seed else "") for sampler, seed in scored)
+    mechanisms = "; mechanisms" if any(key_of(line)[1:] == MECHANISMS for line in lines) else ""
     return (
         f"  {protocol['id']}: {protocol['extractor']}, {protocol['n_fake']} images against {protocol['n_real']} of the "
-        f"{protocol['reference']} split; codes from {codes or 'nothing yet'}; epochs {epochs or 'none'}"
+        f"{protocol['reference']} split; codes from {codes or 'nothing yet'}{mechanisms}; epochs {epochs or 'none'}"
     )
 
 

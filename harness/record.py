@@ -138,8 +138,9 @@ class EvaluationFolder:
     """What was measured of a run's weights under one protocol.
 
     protocol.json   every field of the reading, and `floor`: what real images score against real images
-    records.jsonl   lines of two kinds: the scores of one sampler's images (`sampler`, `sampling_seed`, eval/*), and
-                    what became of the posterior (posterior/*); each with the epoch whose weights they are of
+    records.jsonl   lines of three kinds: the scores of one sampler's images (`sampler`, `sampling_seed`, eval/*), what
+                    became of the posterior (posterior/*), and what the mechanisms do (`part`: mechanisms, mechanism/*);
+                    each with the epoch whose weights they are of
 
     Several processes may append at once. Equal readings of equal weights have equal scores, so where two lines say the
     same thing, the first one counts; one that a kill cut short counts as not written.
@@ -201,11 +202,11 @@ Key = tuple[int, str, int]
 
 
 def key_of(line: Record) -> Key:
-    """What a line of an evaluation is about: epoch, sampler, sampling seed; "" and 0 for the posterior's.
+    """What a line of an evaluation is about: epoch, sampler (or `part`), sampling seed; "" and 0 for the posterior's.
 
     Raises: KeyError or TypeError if it does not say.
     """
-    return int(line["epoch"]), line.get("sampler", ""), int(line.get("sampling_seed", 0))
+    return int(line["epoch"]), line.get("sampler", line.get("part", "")), int(line.get("sampling_seed", 0))
 
 
 def find_run_folders(root: Path) -> Iterator[RunFolder]:

@@ -17,17 +17,24 @@ class AAE(AutoEncoder):
     @dataclass(frozen=True)
     class Options(AutoEncoder.Options):
         sigma_penalty: float = 0.0
+        log_variance_penalty: float = 0.0
         kl_weight: float = 0.0
         kl_direction: KLDirection = "posterior_prior"
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            require_weights(sigma_penalty=self.sigma_penalty, kl_weight=self.kl_weight)
+            require_weights(
+                sigma_penalty=self.sigma_penalty,
+                log_variance_penalty=self.log_variance_penalty,
+                kl_weight=self.kl_weight,
+            )
 
     def build_networks(self, options: Any) -> None:
         super().build_networks(options)
         self.discriminator = Discriminator(self.latent_dim)
-        self.remedies = Remedies(options.sigma_penalty, options.kl_weight, options.kl_direction)
+        self.remedies = Remedies(
+            options.sigma_penalty, options.log_variance_penalty, options.kl_weight, options.kl_direction
+        )
 
     def phases(self) -> dict[str, Phase]:
         return {

@@ -140,8 +140,12 @@ class AutoEncoder(Variant):
         mu, sigma = self.posterior(x)
         return mu + sigma * self.context.noise(len(x), self.latent_dim)
 
+    def map_codes(self, z: Tensor) -> Tensor:
+        """What the decoder is given for codes (B, Z): z itself, or what a mapping makes of it."""
+        return z
+
     def decode(self, z: Tensor) -> Tensor:
-        return self.decoder(z)
+        return self.decoder(self.map_codes(z))
 
 
 def require_weights(**options: float) -> None:

@@ -59,8 +59,8 @@ class Combined(AAE):
             "discriminator": replace(phases["discriminator"], repeats=self.n),
         }
 
-    def decode(self, z: Tensor) -> Tensor:
-        return self.decoder(self.mapping(z))
+    def map_codes(self, z: Tensor) -> Tensor:
+        return self.mapping(z)
 
     def reconstruction_loss(self, x: Tensor) -> Tensor:
         x_hat = self.decode(self.encode(x))

@@ -30,5 +30,5 @@ class LatentMapping(AAE):
         updates = (self.encoder, self.mapping, self.decoder)
         return super().phases() | {"reconstruction": Phase(self.reconstruction_loss, updates)}
 
-    def decode(self, z: Tensor) -> Tensor:
-        return self.decoder(self.mapping(z))
+    def map_codes(self, z: Tensor) -> Tensor:
+        return self.mapping(z)

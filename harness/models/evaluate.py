@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from harness.config import RunConfig, build_config
 from harness.data.staging import load_training_set
@@ -21,7 +20,7 @@ from harness.lock import is_owned
 from harness.models.load import load_trained, require_trust
 from harness.readings import is_measured, list_parts, read_run, require_same_extractor
 from harness.record import RunFolder, find_run_folders
-from harness.terminal import console
+from harness.terminal import Bar
 from harness.training.checkpoint import find_checkpoint, find_weights
 from harness.training.evaluations import RunEvaluations
 from harness.training.recorder import Recorder
@@ -93,8 +92,7 @@ def evaluate_runs(tasks: Sequence[Task]) -> None:
         processes = Processes(build_accelerator("no"))
         processes.require_same("tasks", [(task.folder.path.name, task.epochs) for task in tasks])
         evaluators = _cached_evaluators(processes)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, disable=not processes.is_main_process) as display:
+        with Bar("epochs", disable=not processes.is_main_process) as display:
             bar = display.add_task("", total=sum(len(task.epochs) for task in tasks))
             for task in tasks:
                 with _holding(task.folder, processes):
@@ -153,7 +151,8 @@ def _find_missing(folder: RunFolder, config: RunConfig, which: Which, trained: i
 
 
 def _list_parts(config: RunConfig, last: bool) -> list[tuple[str, int]]:
-    return list_parts(config.samplers, config.sampling_seeds, reconstructions=last)
+    mechanisms = last and config.mechanisms
+    return list_parts(config.samplers, config.sampling_seeds, reconstructions=last, mechanisms=mechanisms)
 
 
 def _describe_data(config: RunConfig) -> str:

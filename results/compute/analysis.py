@@ -9,6 +9,7 @@ from results.compute.across_datasets import ACROSS, build_across
 from results.compute.baseline import BEST, COMPARISONS, build_best, build_comparisons
 from results.compute.claims import CLAIMS_COLUMNS, EVIDENCE, judge_claims
 from results.compute.collapse import COLLAPSE, build_collapse_table
+from results.compute.dose import DOSE, DOSE_RESPONSE, build_doses, build_responses
 from results.compute.gap import GAP, build_gap
 from results.compute.looks import Look, apply_looks
 from results.compute.odd_runs import find_odd_runs, list_as_problems
@@ -33,6 +34,8 @@ FILES: dict[str, tuple[list[Column], str]] = {
     "claims": (CLAIMS_COLUMNS, "a claim of the paper, and its verdict"),
     "claims_evidence": (EVIDENCE, "a number behind a verdict"),
     "collapse": (COLLAPSE, "a run and evaluation: the posterior's diagnostics"),
+    "dose": (DOSE, "a run of a family: a number, as a remedy's strength, at three levels or more, all else equal"),
+    "dose_response": (DOSE_RESPONSE, "a family, and a measure of the samples: how it goes with the noise share"),
     "gap": (GAP, "a cell that was scored under both protocols, paper and clean"),
     "spread": (SPREAD, "a source of spread, and how much of it there is"),
     "problems": (
@@ -75,23 +78,27 @@ def analyse(
     references = build_references(collection, summary, reported)
     comparisons = apply_looks(build_comparisons(reported, margin), looks)
     odd = list_as_problems(find_odd_runs(reported, margin), collection.paths)
+    best = build_best(reported)
     claims, evidence = _judge(runs, reported)
+    doses = build_doses(reported)
     frames = {
         "summary": summary,
         "comparisons": comparisons,
         "across_datasets": build_across(comparisons),
-        "best": build_best(reported),
+        "best": best,
         "references": references,
         "claims": claims,
         "claims_evidence": evidence,
         "collapse": build_collapse_table(runs),
+        "dose": doses,
+        "dose_response": build_responses(doses),
         "gap": build_gap(summary),
         "spread": build_spread(runs),
         "problems": pd.concat([collection.problems, odd], ignore_index=True) if len(odd) else collection.problems,
         "provenance": collection.provenance,
         "protocols": _protocols(collection),
     }
-    return Analysis(collection, rule, reported, frames, build_tables(summary, reported, references))
+    return Analysis(collection, rule, reported, frames, build_tables(summary, best, references))
 
 
 def _judge(runs: pd.DataFrame, reported: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -47,6 +47,7 @@ ANOTHER = {
     "keep_checkpoints": 3,
     "keep_weights": "evaluations",
     "eval_when": "after",
+    "mechanisms": True,
 }
 
 

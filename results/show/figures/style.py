@@ -18,10 +18,9 @@ from results.compute.statistics import compute_half_width
 from results.compute.summary import SETTING, primary_rows
 from results.read.collect import PAPER_ORDER, Collection
 from results.read.labels import label_cells, name_setting
-from results.read.schema import NUMBERS
+from results.read.schema import LARGEST, NUMBERS
 
 mpl.use("agg")
-LARGEST = 1e30  # that is drawn
 MOST_PANELS = 12  # settings shown; a caption says where there are more
 FEWEST_SEEDS = 3  # that get a band: the 95 % interval of two is 13 standard errors wide, and hides the rest
 # Okabe and Ito's colours, which the colour-blind can tell apart, from dark to light so that grey tells them too.
