@@ -25,9 +25,9 @@ from harness.errors import InputError, unknown
 from harness.fields import FIELDS, compute_identity, hash_identity
 from harness.files import hash_file
 from harness.precision import Precision
-from harness.protocol import ExtractorName, Protocol, check_file, find_protocol
+from harness.protocol import ExtractorName, Protocol, check_file, find_protocol, is_file
 from harness.schema import Text
-from harness.settings import load_preset, merge_fields
+from harness.settings import load_preset, merge_fields, require_text
 from variants import VARIANTS, Architecture, AutoEncoder, Variant, load_variant
 from variants.networks_conv import require_image_size
 
@@ -54,7 +54,7 @@ def check_variant(name: str) -> str:
     except KeyError as error:
         raise ValueError(f"{unknown('variant', name, VARIANTS)} (your own: package.module:Class)") from error
     except (ImportError, TypeError) as error:
-        raise ValueError(f"variant {name!r} cannot be loaded: {error}") from error
+        raise ValueError(f"variant {name!r:.80} cannot be loaded: {error!s:.500}") from error
     return name
 
 
@@ -144,7 +144,7 @@ class RunConfig(BaseModel):
         named = fields.get("feature_weights")
         if named is None and fields.get("feature_sha256") is not None:
             raise ValueError("feature_sha256 follows from feature_weights; name the file")
-        if not isinstance(named, (str, Path)) or not Path(named).is_file():
+        if not isinstance(named, (str, Path)) or not is_file(Path(named)):
             return fields
         digest = hash_file(Path(named))
         if fields.get("feature_sha256") not in (None, digest):
@@ -283,6 +283,10 @@ def build_config(*layers: dict[str, Any]) -> RunConfig:
         merge_fields(fields, load_preset(preset))
         merge_fields(fields, overrides)
     try:
+        require_text(fields)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    try:
         return RunConfig.model_validate(fields)
     except ValidationError as error:
         # A default that depends on a field in error has nothing to add.
@@ -297,7 +301,7 @@ def _explain(detail: Any) -> str:
         return unknown("field", field, RunConfig.model_fields)
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if detail["type"] == "value_error":  # our own words: they say it all
-        return message
+        return f"{message:.900}"
     row = FIELDS.get(str(detail["loc"][0])) if detail["loc"] else None
     if row is not None and row.allowed is not None and detail["type"] not in ("missing", "too_long", "tuple_type"):
         kind = "an integer" if detail["type"].startswith("int_") else "a number"

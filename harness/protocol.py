@@ -40,10 +40,18 @@ def _check_extractor(name: object) -> object:
     raise ValueError(unknown("extractor", str(name), EXTRACTORS))
 
 
+def is_file(path: Path) -> bool:
+    """Whether it is one. What cannot be a name, as it is too long, names nothing."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def check_file(weights: Path | None) -> Path | None:
     """Its absolute path. Raises: ValueError unless the file is there."""
-    if weights is not None and not weights.is_file():
-        raise ValueError(f"there is no file {weights}; name a weights file")
+    if weights is not None and not is_file(weights):
+        raise ValueError(f"there is no file {weights!s:.200}; name a weights file")
     return weights and weights.absolute()
 
 

@@ -124,7 +124,9 @@ def parse_yaml(text: str) -> Any:
         if node is None:
             return None
         _check_node(node, {})
-        return loader.construct_document(node)
+        value = loader.construct_document(node)
+        require_text(value)
+        return value
     except (yaml.YAMLError, KeyError) as error:  # the latter of `!!bool maybe`
         raise ValueError(" ".join(str(error).split())) from error
 
@@ -137,15 +139,29 @@ def parse_json(text: str) -> Any:
         return dict(items)
 
     try:
-        return json.loads(
+        value = json.loads(
             text,
             object_pairs_hook=pairs,
             parse_int=read_integer,
             parse_float=_require_finite,
             parse_constant=_require_finite,
         )
+        require_text(value)
+        return value
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+
+
+def require_text(value: Any) -> None:
+    """Raises: ValueError for text, anywhere in a value, that no file holds: with a zero byte, or half a character."""
+    if isinstance(value, str):
+        if "\0" in value or any("\ud800" <= c <= "\udc7f" or "\udd00" <= c <= "\udfff" for c in value):
+            raise ValueError(f"{value!r:.80} holds a zero byte, or half a character, which no text does")
+    elif isinstance(value, dict):
+        require_text([*value.keys(), *value.values()])
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            require_text(part)
 
 
 def _check_node(node: yaml.Node, sizes: dict[int, int | None]) -> int:

@@ -87,8 +87,8 @@ def load_trained(
         protocol = read_protocol(config["protocol"][0])
     except (LookupError, TypeError, ValueError, ImportError) as error:
         raise InputError(
-            f"{path / 'config.json'} does not say how to build the variant ({type(error).__name__}: {error}); is it of another version, or "
-            "is the variant your own, which is found from the folder that holds its package?"
+            f"{path / 'config.json'} does not say how to build the variant ({type(error).__name__}: {error}); "
+            "is it of another version, or is the variant your own, which is found from the folder that holds it?"
         ) from error
     try:
         _set_weights(variant, weights)

@@ -135,8 +135,8 @@ def load_checkpoint(folder: Path, engine: Engine, recorded: int | None = None) -
                 scaler.load_state_dict(saved["grad_scaler"])
         except (OSError, LookupError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
             raise InputError(
-                f"the checkpoint {path} is as it was written, but not this run's ({' '.join(str(error).split()):.300}); "
-                "remove it to go on from the one before"
+                f"the checkpoint {path} is as it was written, but not this run's "
+                f"({' '.join(str(error).split()):.300}); remove it to go on from the one before"
             ) from error
         if engine.processes.is_main_process:
             with _storing(path):

@@ -19,9 +19,13 @@ from hypothesis import HealthCheck, Phase, given, note, seed, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
+from harness.config import RunConfig, build_config
+from harness.errors import InputError
+from harness.schema import check_object
 from harness.settings import parse_yaml
 from tests.harness.fuzzing import (
     HOSTILE_YAML,
+    JUNK,
     RESUME,
     World,
     altered,
@@ -141,13 +145,37 @@ def told() -> None:
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_any_command_line(path: tuple[str, ...], world: World) -> None:
-    @fuzz(cases=50)
+    @fuzz(cases=40)
     @given(command_lines(path, COMMANDS[path]))
     def check(line: list[str]) -> None:
         note(f"AAEBENCH_FUZZ_SEED={SEED}")
         execute(world, *line)
 
     check()
+
+
+FIELD = st.sampled_from(
+    [*RunConfig.model_fields, "preset", "options.sigma", "options.n", "options.weight", "epoch", ""]
+)
+VALUE = st.sampled_from(
+    [*JUNK, "gan", "n_iter", "kld_loss", "demo", "clean", ["paper", "clean"], "bf16", "exp", "x.pt"]
+)
+NUMBER = st.integers(-(2**70), 2**70) | st.floats() | st.integers(0, 200)
+
+
+@fuzz(cases=1500)
+@given(st.dictionaries(FIELD, VALUE | NUMBER, min_size=1, max_size=3))
+def test_any_value_of_any_field(fields: dict[str, Any]) -> None:
+    """It is refused in a line for each field, or makes a run that whoever reads run folders accepts."""
+    note(f"AAEBENCH_FUZZ_SEED={SEED}")
+    try:
+        config = build_config(fields)
+    except InputError as error:
+        assert len(str(error)) < 1000 * len(fields)  # noqa: PT017 (a result is as good)
+        return
+    assert config.run_id
+    check_object("config", config.model_dump(mode="json"))
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
 
 
 def contents(file: Path) -> st.SearchStrategy[bytes]:
@@ -194,7 +222,7 @@ def read_line(line: str) -> list[str]:
 def test_any_content_of_a_file(name: str, world: World) -> None:
     (file,) = world.pristine.glob(name)
 
-    @fuzz(cases=25)
+    @fuzz(cases=20)
     @given(st.sampled_from(READ[name]), contents(file))
     def check(line: str, content: bytes) -> None:
         note(f"AAEBENCH_FUZZ_SEED={SEED}")
@@ -208,7 +236,7 @@ def test_any_content_of_a_file(name: str, world: World) -> None:
 TENSORS = ("model.safetensors", "optimizer.safetensors")
 
 
-@fuzz(cases=50)
+@fuzz(cases=30)
 @given(data=st.data())
 def test_any_checkpoint_that_a_stranger_has_signed(data: st.DataObject, world: World) -> None:
     """Weights of which the checksums are right, and nothing else need be."""
