@@ -176,7 +176,7 @@ def _prepare(wanted: Prepared, source: Path | None) -> Entry:
         tensors["factors"] = contents.factors.numbers
         metadata["factors"] = contents.factors.describe()
         sizes = ", ".join(f"{factor.name} {len(factor.values)}" for factor in contents.factors.factors)
-        console.print(f"{name}: factors {sizes}", markup=False, highlight=False, soft_wrap=True)
+        say(f"{name}: factors {sizes}")
     metadata["source"] = shown(source.absolute()) if source else "embedded"
     metadata |= {"n_used": str(n), "n_passed_over": str(len(contents.passed_over))}
     if contents.passed_over:
