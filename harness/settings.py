@@ -59,8 +59,8 @@ _RESOLVED = (  # YAML 1.2, section 10.3.2
     ),
     ("merge", r"<<", ["<"]),
 )
-for _kind, _pattern, _first in _RESOLVED:
-    _Loader.add_implicit_resolver(f"{CORE}{_kind}", re.compile(f"(?:{_pattern})$"), _first)
+for _kind, _text, _first in _RESOLVED:
+    _Loader.add_implicit_resolver(f"{CORE}{_kind}", re.compile(f"(?:{_text})$"), _first)
 
 
 def _pattern(kind: str) -> re.Pattern[str]:

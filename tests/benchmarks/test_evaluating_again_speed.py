@@ -55,7 +55,7 @@ def test_one_training_under_three_protocols_is_cheaper_than_three(tmp_path: Path
 
     weights = tmp_path / "inception.pth"
     torch.save(inception_v3(weights=None, init_weights=False, aux_logits=True).state_dict(), weights)
-    settings = {name: {"extractor": "domain"} for name in ("paper", "clean")}
+    settings: dict[str, dict[str, Any]] = {name: {"extractor": "domain"} for name in ("paper", "clean")}
     settings["published"] = {"extractor_weights": weights, "n_fake": 64}
     wanted = [load_protocol(name).model_copy(update=changes) for name, changes in settings.items()]
     fields = {"dataset": "digits", "epochs": 40, "eval_every": 100, "max_images": 128, "batch_size": 64}

@@ -113,7 +113,7 @@ def fuzz(cases: int) -> Callable[[Any], Any]:
             database=None,
             print_blob=True,
             phases=[Phase.generate, Phase.shrink],
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=[*HealthCheck],  # pyright: ignore[reportArgumentType]
         )
         return seed(SEED)(quickly(test))
 
