@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from harness.options import STRICT
 from slurm.commands import plan as plan_runs
 
 app = App(
     name="aaebench",
+    default_parameter=STRICT,
     help="Benchmark adversarial autoencoders: train variants, score them, measure the collapse of the posterior.",
 )
 app.command("harness.commands:run", name="run", help="Train, evaluate and record one run.")

@@ -1,5 +1,6 @@
 """The commands of one run: `aaebench run`, `aaebench stage`."""
 
+import errno
 import io
 import json
 import os
@@ -16,7 +17,9 @@ from cyclopts import App, Parameter
 
 from harness.errors import CommandError, InputError, PeerLostError
 from harness.escape import printable
+from harness.options import STRICT
 
+NO_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)  # what the system says of a name that no file can have
 SECONDS_TO_SPEAK = 5  # for the main process to say why all of them end
 
 
@@ -242,8 +245,11 @@ def call(function: Callable[..., Any], *arguments: Any) -> int:
             with suppress(BrokenPipeError):
                 print(f"aaebench: {printable(str(error), lines=True)}", file=sys.stderr)
         return error.exit_status
-    except OSError as error:  # of the device behind standard output, or of a name that no file can have
-        print(f"aaebench: {error}", file=sys.stderr)
+    except OSError as error:
+        if error.errno in NO_NAMES:
+            print(f"aaebench: {printable(str(error.filename)):.80}: {error.strerror}", file=sys.stderr)
+            return InputError.exit_status
+        print(f"aaebench: {error}", file=sys.stderr)  # of the device behind standard output
         _give_up_stdout()
         return 1
     return 0
@@ -282,6 +288,6 @@ def _in_process_group() -> bool:
 
 def main() -> int:
     """`python -m harness.train`: the command `run` alone."""
-    app = App(name="harness.train", help="Train one run.", version_flags=())
+    app = App(name="harness.train", help="Train one run.", version_flags=(), default_parameter=STRICT)
     app.default(run)
     return call(app)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from harness.errors import InputError
 from harness.fields import ALWAYS_NAMED, FIELDS, differing, paper_batch_size
 from harness.files import hash_file
-from harness.protocol import Protocol, Reading
+from harness.protocol import Protocol, Reading, read_protocol
 from harness.record import EvaluationFolder, Record, RunFolder, key_of
-from harness.schema import check_object
+from harness.schema import check_evaluation, check_object
 
 if TYPE_CHECKING:
     from harness.config import RunConfig  # which imports torch, for the variants
@@ -33,6 +33,31 @@ def list_parts(samplers: Sequence[str], sampling_seeds: int, *, reconstructions:
     if mechanisms:
         parts.append(MECHANISMS)
     return parts + [("prior", number) for number in range(1, sampling_seeds)]
+
+
+def read_run(folder: RunFolder) -> tuple[Record, Record, Record]:
+    """A run's configuration, status and environment, checked as a user's input is: they may be a stranger's.
+
+    Raises: OSError if it has no configuration, ValueError if one of them is damaged.
+    """
+    config, status, environment = folder.read_config(), folder.read_status(), folder.read_environment()
+    check_object("config", config)
+    check_object("status", status)
+    check_object("environment", environment)
+    return config, {"epoch": 0, **status}, environment
+
+
+def read_evaluation(evaluation: EvaluationFolder) -> tuple[Record, list[Record]]:
+    """What an evaluation is a reading under, whole, and its lines, checked as `read_run` does.
+
+    Raises: OSError if it is not there, ValueError if it is damaged.
+    """
+    protocol, lines = evaluation.read_protocol(), evaluation.read()
+    check_object("protocol", protocol)
+    if lacking := {"id", *Reading.__dataclass_fields__} - protocol.keys():
+        raise ValueError(f"{evaluation.protocol_id}/protocol.json lacks {min(lacking)}")
+    check_evaluation(lines)
+    return protocol, lines
 
 
 def find_evaluation(folder: RunFolder, protocol: Protocol, image_size: int) -> EvaluationFolder | None:
@@ -62,7 +87,10 @@ def require_same_extractor(folder: RunFolder, reading: Reading) -> None:
     """Raises: InputError where the run has the same reading, but for other weights of the extractor."""
     wanted = reading.describe()
     for evaluation in folder.find_evaluations():
-        found = evaluation.read_protocol()
+        try:
+            found = evaluation.read_protocol()
+        except (OSError, ValueError) as error:
+            raise InputError(f"{evaluation.path} is damaged ({error}); remove it, and it is measured anew") from error
         if {name for name in wanted if found.get(name) != wanted[name]} == {"id", "extractor_sha256"}:
             raise InputError(
                 f"{folder.path}: the extractor {reading.extractor} is another than when {evaluation.protocol_id} was "
@@ -124,15 +152,14 @@ def describe_run(path: Path, usual_options: Callable[[str], Mapping[str, object]
     if not folder.config_file.is_file():
         raise InputError(f"{path} is no run folder; name one, as runs/aae-digits-32px-seed0-...")
     try:
-        config, status = folder.read_config(), folder.read_status()
+        config, status, _ = read_run(folder)
+        asked = [read_protocol(fields) for fields in config["protocol"]]
         evaluations = [_describe_evaluation(each) for each in folder.find_evaluations()]
-        check_object("config", config)
-        check_object("status", status)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     usual = usual_options(config["variant"])
     options = {name: value for name, value in config["options"].items() if name not in usual or usual[name] != value}
-    protocols = [f"{protocol['name']} ({protocol['extractor']})" for protocol in config["protocol"]]
+    protocols = [f"{protocol.name} ({protocol.extractor})" for protocol in asked]
     settings = {name: config[name] for name in ALWAYS_NAMED} | differing({**config, "options": options})
     settings |= {"protocol": protocols}
     by_change = {

@@ -23,6 +23,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
+from harness.fields import FIELDS
 from harness.measures import Group, select
 from harness.record import EvaluationFolder, Key, Record, RunFolder, State, key_of
 
@@ -64,26 +65,26 @@ class Config(_File):
     variant: Variant
     options: dict[OptionName, Scalar | list[Scalar]]
     dataset: Dataset
-    image_size: Positive
-    channels: Positive
-    max_images: Positive | None
-    seed: Count
-    epochs: Count
-    batch_size: Positive
-    learning_rate: Finite
-    latent_dim: Positive
+    image_size: int = Field(**FIELDS["image_size"].bounds)
+    channels: Literal[1, 3]
+    max_images: int | None = Field(**FIELDS["max_images"].bounds)
+    seed: int = Field(**FIELDS["seed"].bounds)
+    epochs: int = Field(**FIELDS["epochs"].bounds)
+    batch_size: int = Field(**FIELDS["batch_size"].bounds)
+    learning_rate: float = Field(**FIELDS["learning_rate"].bounds)
+    latent_dim: int = Field(**FIELDS["latent_dim"].bounds)
     architecture: Name
     mixed_precision: Name
-    eval_every: Positive
+    eval_every: int = Field(**FIELDS["eval_every"].bounds)
     protocol: list[AskedProtocol]
     sweep: Text
     crop: Name = "squeeze"
     optimizer: Name = "adam"
     betas: Annotated[list[Finite], Field(min_length=2, max_length=2)] = [0.9, 0.999]
-    weight_decay: Finite = 0.0
-    gradient_clipping: Finite | None = None
-    gradient_accumulation: Positive = 1
-    ema_decay: Finite | None = None
+    weight_decay: float = Field(0.0, **FIELDS["weight_decay"].bounds)
+    gradient_clipping: float | None = Field(None, **FIELDS["gradient_clipping"].bounds)
+    gradient_accumulation: int = Field(1, **FIELDS["gradient_accumulation"].bounds)
+    ema_decay: float | None = Field(None, **FIELDS["ema_decay"].bounds)
     sync_batchnorm: bool = False
     feature_sha256: Sha256 | None = None
 

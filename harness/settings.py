@@ -63,16 +63,33 @@ for _kind, _pattern, _first in _RESOLVED:
     _Loader.add_implicit_resolver(f"{CORE}{_kind}", re.compile(f"(?:{_pattern})$"), _first)
 
 
-def _read_integer(text: str, base: int = 10) -> int:
-    if len(text) > 20 or abs(value := int(text, base)) > LARGEST_INTEGER:
+def _pattern(kind: str) -> re.Pattern[str]:
+    return re.compile(next(pattern for name, pattern, _ in _RESOLVED if name == kind))
+
+
+_INTEGER, _NUMBER = _pattern("int"), _pattern("float")
+
+
+def read_integer(text: str) -> int:
+    """An integer as YAML 1.2 writes it. Raises: ValueError for anything else, and for what only some readers keep."""
+    if not _INTEGER.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is no integer, as 3")
+    if len(text) > 20 or abs(value := int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))) > LARGEST_INTEGER:
         raise ValueError(f"{text[:40]} is beyond 2^53, the largest integer that every reader of a run keeps exactly")
     return value
 
 
-def _read_number(text: str) -> float:
-    value = float(text)
+def read_number(text: str) -> float:
+    """A finite number as YAML 1.2 writes it. Raises: ValueError for anything else."""
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is no number, as 0.5 or 1e-4")
+    return _require_finite(text)
+
+
+def _require_finite(text: str) -> float:
+    value = float(re.sub(r"\.(?=[inIN])", "", text))  # .inf is Python's inf
     if not math.isfinite(value):
-        raise ValueError(f"{text} is no number that a field can have: all are finite")
+        raise ValueError(f"{text[:40]} is no number that a field can have: all are finite")
     return value
 
 
@@ -81,12 +98,11 @@ def _construct_boolean(loader: _Loader, node: yaml.ScalarNode) -> bool:
 
 
 def _construct_integer(loader: _Loader, node: yaml.ScalarNode) -> int:
-    text = loader.construct_scalar(node)
-    return _read_integer(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    return read_integer(loader.construct_scalar(node))
 
 
 def _construct_number(loader: _Loader, node: yaml.ScalarNode) -> float:
-    return _read_number(re.sub(r"\.(?=[inIN])", "", loader.construct_scalar(node)))  # .inf is Python's inf
+    return read_number(loader.construct_scalar(node))
 
 
 _Loader.add_constructor(f"{CORE}null", lambda loader, node: None)
@@ -124,9 +140,9 @@ def parse_json(text: str) -> Any:
         return json.loads(
             text,
             object_pairs_hook=pairs,
-            parse_int=_read_integer,
-            parse_float=_read_number,
-            parse_constant=_read_number,
+            parse_int=read_integer,
+            parse_float=_require_finite,
+            parse_constant=_require_finite,
         )
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
@@ -163,12 +179,19 @@ def _require_once(keys: list[str]) -> None:
         seen.add(key)
 
 
+def read_file(path: Path) -> Any:
+    """What a YAML or JSON file says. Raises: OSError; ValueError for what is refused, and for a pipe or a device."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    with path.open(encoding="utf-8") as file:
+        text = file.read(LARGEST_FILE + 1)
+    return parse_json(text) if path.suffix == ".json" else parse_yaml(text)
+
+
 def load_config_file(path: Path) -> dict[str, Any]:
     """The fields in a YAML or JSON file. Raises: InputError if it is missing or holds no mapping."""
-    parse = parse_json if path.suffix == ".json" else parse_yaml
     try:
-        with path.open(encoding="utf-8") as file:
-            content = parse(file.read(LARGEST_FILE + 1))
+        content = read_file(path)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from variants.base import AutoEncoder, Phase, require_not_negative
+from variants.base import AutoEncoder, Phase, require_weights
 from variants.losses import KLDirection, fake_loss, mean_absolute_error, real_loss
 from variants.networks import Discriminator
 from variants.remedies import Remedies
@@ -23,7 +23,7 @@ class AAE(AutoEncoder):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            require_not_negative(
+            require_weights(
                 sigma_penalty=self.sigma_penalty,
                 log_variance_penalty=self.log_variance_penalty,
                 kl_weight=self.kl_weight,

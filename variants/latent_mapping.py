@@ -19,8 +19,8 @@ class LatentMapping(AAE):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.depth < 0:
-                raise ValueError(f"depth is {self.depth}; it is a number of layers, 0 or more")
+            if not 0 <= self.depth <= 100:
+                raise ValueError(f"depth is {self.depth}; it is a number of layers, 0 to 100")
 
     def build_networks(self, options: Any) -> None:
         super().build_networks(options)
