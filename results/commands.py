@@ -173,7 +173,7 @@ def print_gap(gap: pd.DataFrame) -> None:
         place = (name_setting(row["dataset"], row), str(row["image_size"]), *(str(row[name]) for name in told))
         table.add_row(*place, label, row["sampler"], n, *scores)
     print_table(table, "FID: batch statistics (paper) against running statistics (clean)")
-    for note in explain_marks(gap.assign(label=label_cells(gap))):
+    for note in explain_marks(label_cells(gap), gap["other_processes"]):
         print(note)
 
 
@@ -194,5 +194,5 @@ def print_summary(summary: pd.DataFrame) -> None:
             n = mark_n(row["n"], row["other_processes"])
             table.add_row(*(row[name] for name in named), n, *measures, row["collapse"])
         print_table(table, title)
-        for note in explain_marks(labelled.assign(label=labelled["variant"])):
+        for note in explain_marks(labelled["variant"], labelled["other_processes"]):
             print(note)

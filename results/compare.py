@@ -386,5 +386,5 @@ def print_comparison(comparison: Comparison, threshold: float) -> None:
         n = mark_n(row["n"], row[OTHER_PROCESSES.name])
         shown.add_row(*comparison.names[int(str(place))], row["measure"], n, *numbers, interval, p, verdict)
     print_table(shown, f"Changes from A to B (a regression is one beyond {threshold:.0%})")
-    for note in explain_marks(changed, OTHERWISE):
+    for note in explain_marks(changed["label"], changed[OTHER_PROCESSES.name], OTHERWISE):
         print(note)

@@ -3,6 +3,8 @@
 Sums over processes round otherwise, and BatchNorm sees another batch on each: such a seed may be off for that alone.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -62,8 +64,8 @@ def mark_n(n: object, other_processes: object) -> str:
     return f"{n} {MARK}" if isinstance(other_processes, str) and other_processes else str(n)
 
 
-def explain_marks(rows: pd.DataFrame, note: str = NOTE) -> list[str]:
-    """The note on the marks of a table, naming the seeds; none where none is marked. Args: rows: with `label`."""
-    marked = rows[rows["other_processes"].map(lambda text: isinstance(text, str) and text != "")]
-    named = [f"{label}: {text}" for label, text in zip(marked["label"], marked["other_processes"], strict=True)]
+def explain_marks(labels: Iterable[str], other_processes: Iterable[object], note: str = NOTE) -> list[str]:
+    """The note on the marks of a table, naming the seeds; none where none is marked. Args: of each row."""
+    rows = zip(labels, other_processes, strict=True)
+    named = [f"{label}: {text}" for label, text in rows if isinstance(text, str) and text]
     return [f"{note} {'; '.join(dict.fromkeys(named))}."] if named else []

@@ -93,7 +93,7 @@ def _layout(
 
 def notes_of(rows: pd.DataFrame) -> list[str]:
     notes = [NOTES]
-    notes += explain_marks(rows)
+    notes += explain_marks(rows["label"], rows["other_processes"])
     if (rows.loc[rows["kind"] == "variant", "n"] == 1).any():
         notes.append("n = 1: a single seed, about which statistics say nothing.")
     if rows["published_fid"].notna().any():
