@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -44,10 +44,9 @@ class _Sharing(TypedDict):
     num_processes: Positive
 
 
+@with_config(ConfigDict(strict=True))
 class _Manifest(TypedDict):
     """progress.json: a stranger may have written it, as other files of a run folder."""
-
-    __pydantic_config__ = ConfigDict(strict=True)
 
     epoch: Count
     step: Count
