@@ -63,11 +63,11 @@ for _kind, _text, _first in _RESOLVED:
     _Loader.add_implicit_resolver(f"{CORE}{_kind}", re.compile(f"(?:{_text})$"), _first)
 
 
-def _pattern(kind: str) -> re.Pattern[str]:
+def _compile(kind: str) -> re.Pattern[str]:
     return re.compile(next(pattern for name, pattern, _ in _RESOLVED if name == kind))
 
 
-_INTEGER, _NUMBER = _pattern("int"), _pattern("float")
+_INTEGER, _NUMBER = _compile("int"), _compile("float")
 
 
 def read_integer(text: str) -> int:

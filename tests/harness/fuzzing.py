@@ -476,7 +476,10 @@ FITTING: dict[str, list[str]] = {
 
 
 # Without these, most command lines of a command would be refused for want of weights.
-TYPICAL: dict[tuple[str, ...], list[str]] = {("run",): ["--preset", "demo"], ("score",): ["--extractor", "domain-digits"]}
+TYPICAL: dict[tuple[str, ...], list[str]] = {
+    ("run",): ["--preset", "demo"],
+    ("score",): ["--extractor", "domain-digits"],
+}
 
 
 def values(option: Option) -> st.SearchStrategy[str]:
