@@ -69,7 +69,10 @@ def test_slurm_where_there_is_none_is_bad_input(
 
 
 def test_names_the_runs_that_failed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY.replace("seed: [0, 1]", "learning_rate: [1.0e-3, 1.0e+30]"))
+    sweep = TINY.replace("seed: [0, 1]", "learning_rate: [1.0e-3, 10]").replace(
+        "epochs: 1", "epochs: 4, variant: kld_loss"
+    )
+    (tmp_path / "tiny.yaml").write_text(sweep)
     assert submit(str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "runs"), "--at-once", "2") == 1
     error = capfd.readouterr().err
     assert "1 of 2 runs did not finish" in error
