@@ -225,8 +225,13 @@ def test_a_run_keeps_its_lock_from_two_jobs(sweep: Sweep) -> None:
         file.unlink()
     folder = RunFolder(sweep.folders()[0].path)
     status = folder.read_status()
-    folder.write_status("queued", **{key: status[key] for key in ("epoch", "epochs", "interruptions")})
-    assert "submitted 1 runs" in sweep.submit()
+
+    def submit_again() -> bool:
+        """The first job may say that it is running between the two lines."""
+        folder.write_status("queued", **{key: status[key] for key in ("epoch", "epochs", "interruptions")})
+        return "submitted 1 runs" in sweep.submit()
+
+    wait_for(submit_again, 60, "a second job")
     second = sweep.job_id()
     assert second != first
     sweep.wait_until_done()

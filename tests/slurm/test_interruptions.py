@@ -90,7 +90,7 @@ def test_a_lost_node_costs_nothing_but_time(begun: Sweep, uninterrupted: RunFold
         assert_same_run(begun.folders()[0], uninterrupted)
         assert interruptions(begun) == (1 if loss == "its power" else 0)
         restarted = ("squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T")
-        wait_for(lambda: begun.cluster.output(*restarted) == "COMPLETED", 120, "the restarted job ends well")
+        wait_for(lambda: begun.cluster.output(*restarted) == "COMPLETED", 300, "the restarted job ends well")
     finally:
         begun.cluster.start_node(node)
     wait_for(lambda: begun.cluster.output("sinfo", "-h", "-n", node, "-o", "%t") == "idle", 120, "the node is back")

@@ -162,9 +162,7 @@ class TestBadInput:
         assert command("evaluate", str(tmp_path), *CLEAN) == 2
         assert "is not finished (running, epoch 1 of 2)" in capfd.readouterr().err
         folder.write_status("done", epoch=status["epoch"], epochs=2)
-        (folder.path / "environment.json").write_text(
-            json.dumps(folder.read_environment() | {"data_sha256": "0" * 64})
-        )
+        (folder.path / "environment.json").write_text(json.dumps(folder.read_environment() | {"data_sha256": "0" * 64}))
         assert command("evaluate", str(tmp_path), *CLEAN) == 2
         assert "was trained on other data" in capfd.readouterr().err
         assert len(folder.find_evaluations()) == 1
