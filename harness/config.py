@@ -114,6 +114,7 @@ class RunConfig(BaseModel):
     eval_every: int = _field("eval_every", ge=1)
     eval_when: Literal["during", "after"] = _field("eval_when")
     sweep: str = _field("sweep")
+    search: dict[str, dict[str, list[Any]]] = _field("search")
 
     @field_validator("protocol", mode="before")
     @classmethod

@@ -89,6 +89,7 @@ _ROWS: list[tuple[str, Changes, Any | Callable[[Mapping[str, Any]], Any], str]] 
     ("eval_every", "measurement", 5, "Epochs between evaluations; the first and last state always are evaluated"),
     ("eval_when", "nothing", "during", "during: training waits for evaluations; after: they are made at the end"),
     ("sweep", "nothing", "", "The sweep that this run is part of"),
+    ("search", "nothing", {}, "Of fields that a sweep's search drew for this run, the distributions"),
 ]
 FIELDS: dict[str, Field] = {row[0]: Field(*row) for row in _ROWS}
 # What names a run besides its hash, and so is part of its identity at any value.
