@@ -45,6 +45,9 @@ app.command(
 )
 app.command("results.commands:collect_command", name="collect", help="Collect run folders into tables.")
 app.command("results.commands:report_command", name="report", help="Write report.html, tables and figures.")
+app.command(
+    "results.tune:tune_command", name="tune", help="Write a sweep that trains the best trials of a search again."
+)
 app.command("results.compare:compare_command", name="compare", help="What changed between two collections.")
 
 sweep = App(name="sweep", help="Many runs from one YAML file.")

@@ -49,6 +49,7 @@ CLAIMS_COLUMNS = [
     Column("evidence", "string", "the numbers behind it, from claims_evidence.csv"),
     Column("protocol", "string", "the protocol that it was judged under; each is judged by itself"),
     Column("extractor", "string", "the extractor, likewise"),
+    Column("settings", "string", "shared: by all variants, the paper's if any; tuned: each has its best trial's"),
 ]
 EVIDENCE = [
     Column("claim", "string", "C1 to C7"),
@@ -70,6 +71,7 @@ EVIDENCE = [
     Column("text", "string", "the same in words"),
     Column("protocol", "string", "the protocol that it was judged under; each is judged by itself"),
     Column("extractor", "string", "the extractor, likewise"),
+    Column("settings", "string", "shared: by all variants, the paper's if any; tuned: each has its best trial's"),
 ]
 
 

@@ -4,10 +4,10 @@ What of a setting is the paper's goes without saying; whatever is not is said wh
 """
 
 import json
-from collections.abc import Hashable
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.fields import FIELDS
@@ -27,17 +27,18 @@ def label_setting(row: pd.Series) -> str:
 
     What the row has no column for, as one over several data sets has none for their batch sizes, goes without saying.
     """
-    return _label(row.get("image_size"), *(_plain(row.get(name)) for name in NEUTRAL))
+    return _label(row.get("image_size"), *(to_plain(row.get(name)) for name in NEUTRAL))
 
 
 def label_settings(rows: pd.DataFrame) -> list[str]:
     """label_setting of each row."""
-    columns = (map(_plain, rows[name]) for name in NEUTRAL)
+    columns = (map(to_plain, rows[name]) for name in NEUTRAL)
     return [_label(*values) for values in zip(rows["image_size"], *columns, strict=True)]
 
 
-def _plain(value: Any) -> Hashable:
-    """A missing number is None."""
+def to_plain(value: Any) -> Any:
+    """A value of a table as Python's own, which JSON takes too; a missing one is None."""
+    value = value.item() if isinstance(value, np.generic) else value
     return None if pd.isna(value) else value
 
 

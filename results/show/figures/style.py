@@ -18,7 +18,7 @@ from results.compute.statistics import compute_half_width
 from results.compute.summary import SETTING, primary_rows
 from results.read.collect import PAPER_ORDER, Collection
 from results.read.labels import label_cells, name_setting
-from results.read.schema import NUMBERS
+from results.read.schema import NO_SEARCH, NUMBERS
 
 mpl.use("agg")
 LARGEST = 1e30  # that is drawn
@@ -53,10 +53,10 @@ class Drawing:
 def evaluations(collection: Collection) -> pd.DataFrame:
     """All prior-sample rows, of runs of every state, with `cell`: the label of what was trained.
 
-    Numbers that cannot be drawn are missing.
+    Without the trials of searches, which have a figure of their own. Numbers that cannot be drawn are missing.
     """
     runs = primary_rows(collection.runs)
-    runs = runs[runs["sampler"] == "prior"]
+    runs = runs[(runs["sampler"] == "prior") & (runs["search"] == NO_SEARCH)]
     return mask_undrawable(runs, NUMBERS).assign(cell=label_cells(runs))
 
 
