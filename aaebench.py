@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from harness.options import STRICT
 from slurm.commands import plan as plan_runs
 
 app = App(
     name="aaebench",
+    default_parameter=STRICT,
     help="Benchmark adversarial autoencoders: train variants, score them, measure the collapse of the posterior.",
 )
 app.command("harness.commands:run", name="run", help="Train, evaluate and record one run.")
@@ -35,10 +37,10 @@ app.command(
 app.command(
     "harness.model_commands:sample",
     name="sample",
-    help="""Draw images from a trained model: a folder of PNG files, and a picture of the first 64.
+    help="""Draw images from a trained model: a folder of PNG files, and a picture of the first 64; or a picture alone.
 
-    Prints the folder. BatchNorm normalises as the run's protocol does when it scores; the first 64 of 10,000 images are
-    those of -n 64.
+    Prints the folder, or the picture. BatchNorm normalises as the run's protocol does when it scores; the first 64 of
+    10,000 images are those of -n 64.
 
     To score them: aaebench score --real REAL --fake FOLDER
     """,
@@ -48,7 +50,17 @@ app.command("results.commands:report_command", name="report", help="Write report
 app.command(
     "results.tune:tune_command", name="tune", help="Write a sweep that trains the best trials of a search again."
 )
-app.command("results.compare:compare_command", name="compare", help="What changed between two collections.")
+app.command(
+    "results.compare:compare_command",
+    name="compare",
+    help="""What changed between two collections, beyond noise, and what the second one lacks.
+
+    A regression is a score that is worse by more than the threshold and, with two seeds or more, beyond noise.
+
+    Exit status: 0 if B has all that A has, and no regression; 1 if it has one, or lacks cells, seeds or scores of A, or
+    scores of either are not finite; 2 if the two cannot be compared.
+    """,
+)
 
 sweep = App(name="sweep", help="Many runs from one YAML file.")
 

@@ -1,5 +1,6 @@
 """The commands of one run: `aaebench run`, `aaebench stage`."""
 
+import errno
 import io
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +17,9 @@ from cyclopts import App, Parameter
 
 from harness.errors import CommandError, InputError, PeerLostError
 from harness.escape import printable
+from harness.options import STRICT
 
+NO_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)  # what the system says of a name that no file can have
 SECONDS_TO_SPEAK = 5  # for the main process to say why all of them end
 
 
@@ -50,7 +54,8 @@ def run(
         aae, latent_mapping, n_iter, kld_loss, feature, equal_linear, combined, vae, beta_vae, gan, vae_gan, dfc_vae,
         wae_mmd, or your own as package.module:Class. [default: aae]
     dataset
-        digits (embedded), mnist, emnist, fashion_mnist, cifar10, ffhq, celeba, or a staged name. [default: digits]
+        digits, sprites (embedded), mnist, emnist, fashion_mnist, cifar10, ffhq, celeba, or a staged name.
+        [default: digits]
     image_size
         Side of the square images in pixels. [default: 32]
     epochs
@@ -135,7 +140,8 @@ def stage(
     torchvision_inception
         Stage torchvision's Inception-v3, which the protocol `published` scores with.
     from_
-        Local files: idx or idx.gz, CIFAR-10 batches, a folder, zip or tar of images, an Inception file.
+        Local files: idx or idx.gz, CIFAR-10 batches, a folder, zip or tar of images, an npz or HDF5 file of images with
+        factors (dSprites, 3D Shapes), an Inception file.
     bundle
         Afterwards write the whole cache (data, weights, statistics) to this tar file, for a cluster without internet.
     from_bundle
@@ -145,7 +151,7 @@ def stage(
     from harness.data.source import exists  # noqa: PLC0415
     from harness.data.staging import stage_dataset  # noqa: PLC0415
     from harness.data.weights import INCEPTION, TORCHVISION_INCEPTION, stage_weights  # noqa: PLC0415
-    from harness.terminal import console  # noqa: PLC0415
+    from harness.terminal import say  # noqa: PLC0415
 
     weights = [INCEPTION] * inception + [TORCHVISION_INCEPTION] * torchvision_inception
     if not (dataset or weights or bundle or from_bundle):
@@ -169,7 +175,7 @@ def stage(
         if file is INCEPTION:
             from harness.evaluation.parity import check_against_clean_fid  # noqa: PLC0415 (imports clean-fid)
 
-            console.print(check_against_clean_fid(path), highlight=False, soft_wrap=True)
+            say(check_against_clean_fid(path))
         print(path)
     if bundle is not None:
         print(save_bundle(bundle))
@@ -236,10 +242,14 @@ def call(function: Callable[..., Any], *arguments: Any) -> int:
         return 128 + signal.SIGPIPE
     except CommandError as error:
         if _speaks_for_all(error):
-            print(f"aaebench: {printable(str(error), lines=True)}", file=sys.stderr)
+            with suppress(BrokenPipeError):
+                print(f"aaebench: {printable(str(error), lines=True)}", file=sys.stderr)
         return error.exit_status
-    except OSError as error:  # of the device behind standard output, or of a name that no file can have
-        print(f"aaebench: {error}", file=sys.stderr)
+    except OSError as error:
+        if error.errno in NO_NAMES:
+            print(f"aaebench: {printable(str(error.filename)):.80}: {error.strerror}", file=sys.stderr)
+            return InputError.exit_status
+        print(f"aaebench: {error}", file=sys.stderr)  # of the device behind standard output
         _give_up_stdout()
         return 1
     return 0
@@ -278,6 +288,6 @@ def _in_process_group() -> bool:
 
 def main() -> int:
     """`python -m harness.train`: the command `run` alone."""
-    app = App(name="harness.train", help="Train one run.", version_flags=())
+    app = App(name="harness.train", help="Train one run.", version_flags=(), default_parameter=STRICT)
     app.default(run)
     return call(app)

@@ -1,7 +1,9 @@
 """The configuration of one run: frozen, validated once, hashed to a run id. The defaults are the paper's."""
 
+import json
 import re
-from dataclasses import asdict
+from dataclasses import MISSING, asdict
+from dataclasses import fields as dataclass_fields
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,13 +19,15 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.errors import PydanticUserError
 
 from harness.errors import InputError, unknown
 from harness.fields import FIELDS, compute_identity, hash_identity
 from harness.files import hash_file
 from harness.precision import Precision
-from harness.protocol import ExtractorName, Protocol, check_file, find_protocol
-from harness.settings import load_preset, merge_fields
+from harness.protocol import ExtractorName, Protocol, check_file, find_protocol, is_file
+from harness.schema import Text
+from harness.settings import load_preset, merge_fields, require_text
 from variants import VARIANTS, Architecture, AutoEncoder, Variant, load_variant
 from variants.networks_conv import require_image_size
 
@@ -50,12 +54,17 @@ def check_variant(name: str) -> str:
     except KeyError as error:
         raise ValueError(f"{unknown('variant', name, VARIANTS)} (your own: package.module:Class)") from error
     except (ImportError, TypeError) as error:
-        raise ValueError(f"variant {name!r} cannot be loaded: {error}") from error
+        raise ValueError(f"variant {name!r:.80} cannot be loaded: {error!s:.500}") from error
     return name
 
 
-WeightsFile = Annotated[Path | None, AfterValidator(check_file)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
+WeightsFile = Annotated[Path | None, Field(strict=False), AfterValidator(check_file)]
+Beta = Annotated[float, Field(**FIELDS["betas"].bounds)]
+
+
+def _number(name: str) -> Any:
+    """Default, description and bounds from the table of fields."""
+    return _field(name, **FIELDS[name].bounds)
 
 
 def _field(name: str, **constraints: Any) -> Any:
@@ -75,45 +84,46 @@ def _build_adapter(options: type[Variant.Options]) -> TypeAdapter[Any]:
 class RunConfig(BaseModel):
     """One run. Fields are in the order in which the command line explains them; harness/fields.py explains each."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
     variant: Annotated[str, AfterValidator(check_variant)] = _field("variant")
     options: Any = _field("options")
     dataset: Annotated[str, AfterValidator(check_dataset_name)] = _field("dataset")
-    image_size: int = _field("image_size", ge=8, le=128)
+    image_size: int = _number("image_size")
     channels: Literal[1, 3] = _field("channels")
     crop: Crop = _field("crop")
-    max_images: int | None = _field("max_images", ge=2)
-    seed: int = _field("seed", ge=0, lt=2**63)
-    epochs: int = _field("epochs", ge=1)
-    batch_size: int = _field("batch_size", ge=2)
-    learning_rate: float = _field("learning_rate", gt=0, allow_inf_nan=False)
+    max_images: int | None = _number("max_images")
+    seed: int = _number("seed")
+    epochs: int = _number("epochs")
+    batch_size: int = _number("batch_size")
+    learning_rate: float = _number("learning_rate")
     optimizer: Literal["adam", "adamw"] = _field("optimizer")
-    betas: tuple[Beta, Beta] = _field("betas")
-    weight_decay: float = _field("weight_decay", ge=0, allow_inf_nan=False)
-    gradient_clipping: float | None = _field("gradient_clipping", gt=0)
-    gradient_accumulation: int = _field("gradient_accumulation", ge=1)
-    ema_decay: float | None = _field("ema_decay", gt=0, lt=1)
+    betas: tuple[Beta, Beta] = _field("betas", strict=False)
+    weight_decay: float = _number("weight_decay")
+    gradient_clipping: float | None = _number("gradient_clipping")
+    gradient_accumulation: int = _number("gradient_accumulation")
+    ema_decay: float | None = _number("ema_decay")
     sync_batchnorm: bool = _field("sync_batchnorm")
-    latent_dim: int = _field("latent_dim", ge=1)
+    latent_dim: int = _number("latent_dim")
     architecture: Architecture = _field("architecture")
     mixed_precision: Precision = _field("mixed_precision")
     feature_weights: WeightsFile = _field("feature_weights")
     feature_sha256: str | None = _field("feature_sha256")
     compile: bool = _field("compile")
-    checkpoint_every: int = _field("checkpoint_every", ge=1)
-    checkpoint_minutes: float = _field("checkpoint_minutes", ge=0)
-    keep_checkpoints: int = _field("keep_checkpoints", ge=1)
+    checkpoint_every: int = _number("checkpoint_every")
+    checkpoint_minutes: float = _number("checkpoint_minutes")
+    keep_checkpoints: int = _number("keep_checkpoints")
     keep_weights: Literal["none", "evaluations"] = _field("keep_weights")
     extractor: ExtractorName | None = _field("extractor", exclude=True)
     extractor_weights: WeightsFile = _field("extractor_weights", exclude=True)
-    n_fake: int | None = _field("n_fake", ge=2, exclude=True)
+    n_fake: int | None = _field("n_fake", **FIELDS["n_fake"].bounds, exclude=True)
     protocol: tuple[Protocol, ...] = _field("protocol", min_length=1)
-    samplers: tuple[Sampler, ...] = _field("samplers")
-    sampling_seeds: int = _field("sampling_seeds", ge=1, le=16)
-    eval_every: int = _field("eval_every", ge=1)
+    samplers: tuple[Sampler, ...] = _field("samplers", strict=False)
+    sampling_seeds: int = _number("sampling_seeds")
+    mechanisms: bool = _field("mechanisms")
+    eval_every: int = _number("eval_every")
     eval_when: Literal["during", "after"] = _field("eval_when")
-    sweep: str = _field("sweep")
+    sweep: Text = _field("sweep")
     search: dict[str, dict[str, list[Any]]] = _field("search")
 
     @field_validator("protocol", mode="before")
@@ -135,7 +145,7 @@ class RunConfig(BaseModel):
         named = fields.get("feature_weights")
         if named is None and fields.get("feature_sha256") is not None:
             raise ValueError("feature_sha256 follows from feature_weights; name the file")
-        if not isinstance(named, (str, Path)) or not Path(named).is_file():
+        if not isinstance(named, (str, Path)) or not is_file(Path(named)):
             return fields
         digest = hash_file(Path(named))
         if fields.get("feature_sha256") not in (None, digest):
@@ -170,7 +180,13 @@ class RunConfig(BaseModel):
                 raise ValueError(unknown(f"option of {variant}", str(name), accepted))
             if isinstance(value, bool) and accepted[name].type is not bool:
                 raise ValueError(f"options.{name} = {str(value).lower()} is a truth value, where none belongs")
-        return _build_adapter(kind).validate_python(options)
+        try:
+            return _build_adapter(kind).validate_json(json.dumps(options), strict=True)
+        except (PydanticUserError, TypeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"options of {variant} are numbers, text, truth values or lists of them: {reason}"
+            ) from error
 
     @field_serializer("options")
     def _dump_options(self, options: Any) -> dict[str, Any]:
@@ -193,6 +209,14 @@ class RunConfig(BaseModel):
             raise ValueError(f"{variant} has no posterior to fit a sampler to; leave samplers at [prior]")
         return samplers
 
+    @field_validator("mechanisms", mode="after")
+    @classmethod
+    def _check_mechanisms(cls, mechanisms: bool, info: Any) -> bool:
+        variant = info.data.get("variant", "aae")
+        if mechanisms and not issubclass(load_variant(variant), AutoEncoder):
+            raise ValueError(f"{variant} has no encoder whose mechanisms could be measured; leave mechanisms at false")
+        return mechanisms
+
     @model_validator(mode="after")
     def _leave_them_to_the_protocols(self) -> "RunConfig":
         """The settings of protocols are theirs now: one configuration in two spellings is one configuration."""
@@ -206,7 +230,8 @@ class RunConfig(BaseModel):
         return self.keep_weights == "evaluations" or self.eval_when == "after"
 
     def widen(self, other: "RunConfig") -> "RunConfig":
-        """Two requests of one training as one: the larger budget, and every protocol, sampler and sampling seed.
+        """Two requests of one training as one: the larger budget, and every protocol, sampler and sampling seed;
+        mechanisms if one of them asks.
 
         Raises: ValueError if they are the same, or differ in what is no question of more or less.
         """
@@ -219,6 +244,7 @@ class RunConfig(BaseModel):
             "protocol": (*self.protocol, *(p for p in other.protocol if p.name not in protocols)),
             "samplers": tuple(dict.fromkeys((*self.samplers, *other.samplers))),
             "sampling_seeds": max(self.sampling_seeds, other.sampling_seeds),
+            "mechanisms": self.mechanisms or other.mechanisms,
         }
         if self == other or self.model_copy(update=both) != other.model_copy(update=both):
             raise ValueError("they differ in nothing that a run could have more of")
@@ -228,8 +254,12 @@ class RunConfig(BaseModel):
     def identity(self) -> dict[str, Any]:
         """What changes the trained weights, where it is not the default: as JSON values."""
         fields = self.model_dump(mode="json")
-        usual = asdict(_build_adapter(type(self.options)).validate_python({}))
-        fields["options"] = {name: value for name, value in fields["options"].items() if value != usual[name]}
+        kind = type(self.options)
+        required = {f.name for f in dataclass_fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+        usual = asdict(kind(**{name: getattr(self.options, name) for name in required}))
+        fields["options"] = {
+            name: value for name, value in fields["options"].items() if name in required or value != usual[name]
+        }
         return compute_identity(fields)
 
     @cached_property
@@ -254,6 +284,10 @@ def build_config(*layers: dict[str, Any]) -> RunConfig:
         merge_fields(fields, load_preset(preset))
         merge_fields(fields, overrides)
     try:
+        require_text(fields)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    try:
         return RunConfig.model_validate(fields)
     except ValidationError as error:
         # A default that depends on a field in error has nothing to add.
@@ -265,9 +299,12 @@ def _explain(detail: Any) -> str:
     """One line for one of pydantic's errors."""
     field = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        return unknown("field", field, [*RunConfig.model_fields, *OF_THE_PROTOCOL])
+        return unknown("field", field, RunConfig.model_fields)
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if detail["type"] == "value_error":  # our own words: they say it all
-        return message
-    description = FIELDS[str(detail["loc"][0])].meaning if detail["loc"] and detail["loc"][0] in FIELDS else None
-    return f"{field} = {detail['input']!r}: {message}" + (f" ({description})" if description else "")
+        return f"{message:.900}"
+    row = FIELDS.get(str(detail["loc"][0])) if detail["loc"] else None
+    if row is not None and row.allowed is not None and detail["type"] not in ("missing", "too_long", "tuple_type"):
+        kind = "an integer" if detail["type"].startswith("int_") else "a number"
+        message = f"it must be {kind} {row.allowed}"
+    return f"{field} = {detail['input']!r:.80}: {message}" + (f" ({row.meaning})" if row else "")

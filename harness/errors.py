@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from signal import Signals
 
+LONGEST_NAME = 80  # characters of a name that does not exist, as errors show it
+
 
 class CommandError(Exception):
     """A command ends early, with its message on standard error and this exit status."""
@@ -50,7 +52,7 @@ class Interrupted(CommandError):
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> str:
     """One line for a name that does not exist, with the nearest valid ones (or all, where none is near)."""
-    names = sorted(valid)
+    names, name = sorted(valid), name[:LONGEST_NAME]
     near = get_close_matches(name, names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else f"valid: {', '.join(names) or 'none'}"
     return f"unknown {kind} {name!r}; {hint}"

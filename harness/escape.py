@@ -17,6 +17,7 @@ _LATEX = {
     "|": r"\textbar{}",
     "±": r"$\pm$",
     "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 

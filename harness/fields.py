@@ -15,13 +15,42 @@ Changes = Literal["training", "measurement", "nothing"]
 
 
 @dataclass(frozen=True)
+class Range:
+    """The numbers from `least` to `most` that a field may have; `above`: not `least` itself; `below`: not `most`."""
+
+    least: int | float
+    most: int | float
+    above: bool = False
+    below: bool = False
+
+    def __contains__(self, number: float) -> bool:
+        over = number > self.least if self.above else number >= self.least
+        return over and (number < self.most if self.below else number <= self.most)
+
+    def __str__(self) -> str:
+        return f"{'above' if self.above else 'from'} {self.least:,} to {'below ' * self.below}{self.most:,}"
+
+
+@dataclass(frozen=True)
 class Field:
-    """One field. `default` is a JSON value, or a function of the fields that stand before it in the table."""
+    """One field. `default` is a JSON value, or a function of the fields that stand before it in the table.
+
+    `allowed`: of a number, or of each of several.
+    """
 
     name: str
     changes: Changes
     default: Any
     meaning: str
+    allowed: Range | None = None
+
+    @property
+    def bounds(self) -> dict[str, Any]:
+        """What is allowed, as pydantic's constraints."""
+        if self.allowed is None:
+            return {}
+        least, most = ("gt" if self.allowed.above else "ge"), ("lt" if self.allowed.below else "le")
+        return {least: self.allowed.least, most: self.allowed.most}
 
     def default_among(self, fields: Mapping[str, Any]) -> Any:
         """The default in a run of these other fields."""
@@ -86,12 +115,40 @@ _ROWS: list[tuple[str, Changes, Any | Callable[[Mapping[str, Any]], Any], str]] 
     ("protocol", "measurement", ["paper"], "How to score: paper, clean, published, or a YAML file; or a list of them"),
     ("samplers", "measurement", ["prior"], "Distributions of codes to score, prior first"),
     ("sampling_seeds", "measurement", 1, "Sets of codes that prior samples are scored with"),
+    (
+        "mechanisms",
+        "measurement",
+        False,
+        "Measure at the last epoch what docs/mechanisms.md explains: disentanglement, ...",
+    ),
     ("eval_every", "measurement", 5, "Epochs between evaluations; the first and last state always are evaluated"),
     ("eval_when", "nothing", "during", "during: training waits for evaluations; after: they are made at the end"),
     ("sweep", "nothing", "", "The sweep that this run is part of"),
     ("search", "nothing", {}, "Of fields that a sweep's search drew for this run, the distributions"),
 ]
-FIELDS: dict[str, Field] = {row[0]: Field(*row) for row in _ROWS}
+_COUNTED = Range(1, 999_999)  # epochs: names of checkpoints have six digits for them, and are sorted
+# Wide enough for whoever means it: beyond, a number is a slip, and would end in a full memory or never.
+_RANGES = {
+    "image_size": Range(8, 128),
+    "max_images": Range(2, 100_000_000),
+    "seed": Range(0, 2**53),  # what every reader of JSON keeps exactly
+    "epochs": _COUNTED,
+    "batch_size": Range(2, 1_000_000),
+    "learning_rate": Range(0, 10, above=True),
+    "betas": Range(0, 1, below=True),
+    "weight_decay": Range(0, 10),
+    "gradient_clipping": Range(0, 1_000_000, above=True),
+    "gradient_accumulation": Range(1, 4096),
+    "ema_decay": Range(0, 1, above=True, below=True),
+    "latent_dim": Range(1, 16_384),
+    "checkpoint_every": _COUNTED,
+    "checkpoint_minutes": Range(0, 525_600),  # a year
+    "keep_checkpoints": _COUNTED,
+    "n_fake": Range(2, 10_000_000),
+    "sampling_seeds": Range(1, 16),
+    "eval_every": _COUNTED,
+}
+FIELDS: dict[str, Field] = {row[0]: Field(*row, _RANGES.get(row[0])) for row in _ROWS}
 # What names a run besides its hash, and so is part of its identity at any value.
 ALWAYS_NAMED = ("variant", "dataset", "image_size", "seed")
 

@@ -1,5 +1,6 @@
 """One launch at a time trains in a run folder. It starts without torch, so that whoever starts runs can ask first."""
 
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,10 +31,12 @@ def owned(folder: RunFolder) -> Iterator[None]:
 
 def is_owned(folder: RunFolder) -> bool:
     """Whether a process, on any machine whose file system shares locks, is training in the folder."""
-    if not (folder.path / ".lock").exists():
-        return False
     try:
-        FileLock(folder.path / ".lock").acquire(timeout=0).lock.release()
-    except (Timeout, OSError):
+        with (folder.path / ".lock").open() as file:
+            # Shared: two that ask at once are not in each other's way.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
         return True
     return False

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Group = Literal["eval", "posterior"]
+Group = Literal["eval", "posterior", "mechanism"]
 Scale = Literal["log", "logit", "linear"]
 Place = Literal["table", "terminal", "report", "card"]
 
@@ -17,7 +17,8 @@ class Measure:
     """One number of an evaluation.
 
     Args: group: `eval` for scores of images, once per sampler and sampling seed, `posterior` for what is measured of
-            q(z|x), once per evaluated epoch; records hold it as `<group>/<name>`.
+            q(z|x), once per evaluated epoch, `mechanism` for what a variant's ideas are said to do, once, at the last
+            epoch, where a run is asked for it; records hold it as `<group>/<name>`.
         title: as text and figures write it. meaning: as SCHEMA.md says it, with its unit.
         better: which direction is, or None where neither is.
         scale: on which differences are judged: log for positive quantities, logit for shares of 0 to 1.
@@ -179,6 +180,8 @@ _ROWS = [
         "posterior",
         "prior KL",
         "KL of the aggregated posterior's Gaussian fit to the prior, nats",
+        better="lower",
+        scale="log",
         places=("card",),
     ),
     Measure(
@@ -190,6 +193,108 @@ _ROWS = [
         scale="log",
         compared=True,
         places=("terminal", "card"),
+    ),
+]
+_OF_CODES = (
+    ("", "", "the codes mu"),
+    ("mapped_", "mapped ", "the mapped codes M(mu)"),
+)
+for _prefix, _title, _whose in _OF_CODES:
+    _ROWS += [
+        Measure(
+            f"{_prefix}mig",
+            "mechanism",
+            f"{_title}MIG",
+            f"mutual information gap of {_whose}, 0 to 1: what the best dimension tells of a factor beyond the next",
+            better="higher",
+            compared=True,
+        ),
+        Measure(
+            f"{_prefix}dci",
+            "mechanism",
+            f"{_title}DCI",
+            f"DCI disentanglement of {_whose}, 0 to 1: whether each dimension is about one factor (random forests)",
+            better="higher",
+            compared=True,
+        ),
+        Measure(
+            f"{_prefix}factorvae",
+            "mechanism",
+            f"{_title}FactorVAE score",
+            f"of {_whose}, 0 to 1: accuracy of guessing the fixed factor from the dimension of least variance",
+            better="higher",
+            compared=True,
+        ),
+        Measure(
+            f"{_prefix}total_correlation",
+            "mechanism",
+            f"{_title}total correlation",
+            f"of a Gaussian fit to {'M(z)' if _prefix else 'z'}, z ~ q(z, given x), nats; 0: independent dimensions",
+            better="lower",
+            compared=True,
+        ),
+    ]
+_ROWS += [
+    Measure(
+        "probe_accuracy",
+        "mechanism",
+        "probe accuracy",
+        "held-out accuracy of a linear classifier of the labels on mu, where the data have no factors, 0 to 1",
+        better="higher",
+        scale="logit",
+        compared=True,
+    ),
+    *(
+        Measure(
+            f"code_shift_{distance}px",
+            "mechanism",
+            f"code shift, {distance} px",
+            f"squared distance between the codes of an image and of it moved by {distance} px, over that of two images",
+            better="lower",
+            scale="log",
+            compared=True,
+        )
+        for distance in (1, 2, 4)
+    ),
+    *(
+        Measure(
+            f"moved_l1_{distance}px",
+            "mechanism",
+            f"moved L1, {distance} px",
+            f"reconstruction L1 of images moved by {distance} px over that of the images; 1: no difference",
+            better="lower",
+            scale="log",
+            compared=True,
+        )
+        for distance in (1, 2, 4)
+    ),
+    Measure(
+        "mmd",
+        "mechanism",
+        "MMD^2",
+        "between the aggregated posterior and the prior, Gaussian kernels of five scales, unbiased (may be negative)",
+        better="lower",
+        digits=2,
+        factor=1000.0,
+        compared=True,
+    ),
+    Measure(
+        "mmd_floor",
+        "mechanism",
+        "its noise floor",
+        "standard deviation of mmd for as many codes of the prior itself: what is within two of 0 is no mismatch",
+        digits=2,
+        factor=1000.0,
+    ),
+    Measure(
+        "path_length",
+        "mechanism",
+        "path length",
+        "perceptual path length of the decoder in the extractor's features: lower is smoother",
+        better="lower",
+        scale="log",
+        digits=1,
+        compared=True,
     ),
 ]
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in _ROWS}

@@ -44,6 +44,8 @@ def sample(
 ) -> None:
     """Draw images from a trained model into a folder of PNG files, with a picture of the first 64 beside it.
 
+    With --out PICTURE.png into that picture alone.
+
     Parameters
     ----------
     run
@@ -51,7 +53,8 @@ def sample(
     n
         How many images.
     out
-        The folder to write, and OUT.png; earlier samples of the same run are replaced. [default: RUN_ID-samples]
+        The folder to write, and OUT.png; or a .png, which is then all that is written. Earlier samples of the same run
+        are replaced. [default: RUN_ID-samples]
     seed
         Image i follows from the seed and i. With the run's own seed these are the images that its scores are of (in
         whole batches: where the last batch of an evaluation was smaller, it was normalised by itself).

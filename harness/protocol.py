@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import InputError, unknown
-from harness.settings import parse_yaml
+from harness.fields import FIELDS
+from harness.settings import parse_yaml, read_file
 
 # Part of every reading's id: raise it when a change in this package changes the value of a score.
 STATISTICS_VERSION = 3
@@ -39,10 +40,18 @@ def _check_extractor(name: object) -> object:
     raise ValueError(unknown("extractor", str(name), EXTRACTORS))
 
 
+def is_file(path: Path) -> bool:
+    """Whether it is one. What cannot be a name, as it is too long, names nothing."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def check_file(weights: Path | None) -> Path | None:
     """Its absolute path. Raises: ValueError unless the file is there."""
-    if weights is not None and not weights.is_file():
-        raise ValueError(f"there is no file {weights}; name a weights file")
+    if weights is not None and not is_file(weights):
+        raise ValueError(f"there is no file {weights!s:.200}; name a weights file")
     return weights and weights.absolute()
 
 
@@ -52,17 +61,23 @@ ExtractorName = Annotated[str, BeforeValidator(_check_extractor)]  # or a TorchS
 class Protocol(BaseModel):
     """How to score, whatever is scored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="Lower-case letters, digits and '_'")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]{0,99}$", description="Lower-case letters, digits and '_'")
     normalisation: Literal["batch", "running"] = Field(
         description="Encoder and decoder use batch or running statistics"
     )
-    batch_size: int | None = Field(None, ge=2, description="Images generated at once; default 1024 at 32 px, else 256")
-    n_fake: int | None = Field(None, ge=2, description="Images generated; default: as many as real ones")
+    batch_size: int | None = Field(
+        None, **FIELDS["batch_size"].bounds, description="Images generated at once; default 1024 at 32 px, else 256"
+    )
+    n_fake: int | None = Field(
+        None, **FIELDS["n_fake"].bounds, description="Images generated; default: as many as real ones"
+    )
     reference: Split = Field("train", description="The split that is the reference: train or test")
     extractor: ExtractorName = Field("inception", description="What makes features of images")
-    extractor_weights: Path | None = Field(None, description="A weights file instead of the staged or shipped one")
+    extractor_weights: Path | None = Field(
+        None, strict=False, description="A weights file instead of the staged or shipped one"
+    )
     extractor_sha256: str | None = Field(None, description="What the checksum of its weights has to be")
     resize: Resize | None = Field(None, description="To the extractor's size; default: the extractor's own way")
     size: int | None = Field(None, ge=8, le=1024, description="Default: the extractor's own")
@@ -101,7 +116,7 @@ def _find_fields(named: object) -> dict[str, Any]:
     if not isinstance(named, str) or Path(named).suffix not in (".yaml", ".yml"):
         raise ValueError(f"{unknown('protocol', str(named), shipped)} (your own: a .yaml file)")
     try:
-        fields = parse_yaml(Path(named).read_text())
+        fields = read_file(Path(named))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read the protocol {named}: {' '.join(str(error).split())}") from error
     if not isinstance(fields, dict):
@@ -114,6 +129,17 @@ def _find_fields(named: object) -> dict[str, Any]:
     return fields
 
 
+def read_protocol(fields: object) -> Protocol:
+    """The protocol of these fields, whether or not its files are here. Raises: ValueError in one line."""
+    try:
+        return Protocol.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        what = f"{field} = {first['input']!r:.80}: " if field and first["type"] != "value_error" else ""
+        raise ValueError(f"{what}{first['msg'].removeprefix('Value error, ')}") from error
+
+
 def find_protocol(named: object, **settings: Any) -> Protocol:
     """The protocol of a shipped name, a YAML file or a mapping of fields, with these settings instead of its own.
 
@@ -123,13 +149,9 @@ def find_protocol(named: object, **settings: Any) -> Protocol:
     if "extractor" in settings:
         fields = fields | {"extractor_weights": None, "extractor_sha256": None}  # which were another extractor's
     try:
-        protocol = Protocol.model_validate(fields | settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        what = f"{field} = {first['input']!r}: " if field and first["type"] != "value_error" else ""
-        origin = f"{named}: " if isinstance(named, str) else ""
-        raise ValueError(f"{origin}{what}{first['msg'].removeprefix('Value error, ')}") from error
+        protocol = read_protocol(fields | settings)
+    except ValueError as error:
+        raise ValueError(f"{named}: {error}" if isinstance(named, str) else str(error)) from error
     if protocol.extractor == "torchscript" and protocol.extractor_weights is None:
         raise ValueError("the extractor torchscript needs its file: extractor = FILE.pt")
     return protocol.model_copy(update={"extractor_weights": check_file(protocol.extractor_weights)})

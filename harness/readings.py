@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from harness.errors import InputError
 from harness.fields import ALWAYS_NAMED, FIELDS, differing, paper_batch_size
 from harness.files import hash_file
-from harness.protocol import Protocol, Reading
+from harness.protocol import Protocol, Reading, read_protocol
 from harness.record import EvaluationFolder, Record, RunFolder, key_of
-from harness.schema import check_object
+from harness.schema import check_evaluation, check_object
 
 if TYPE_CHECKING:
     from harness.config import RunConfig  # which imports torch, for the variants
@@ -18,17 +18,46 @@ if TYPE_CHECKING:
 # What one line of an evaluation is about: a sampler and the sampling seed of its codes; "" is the posterior itself.
 Part = tuple[str, int]
 POSTERIOR: Part = ("", 0)
+MECHANISMS: Part = ("mechanisms", 0)
 
 
-def list_parts(samplers: Sequence[str], sampling_seeds: int, *, reconstructions: bool) -> list[Part]:
-    """What is measured of the weights of one epoch: the posterior, each sampler's images, perhaps reconstructions.
+def list_parts(samplers: Sequence[str], sampling_seeds: int, *, reconstructions: bool, mechanisms: bool) -> list[Part]:
+    """What is measured of the weights of one epoch: the posterior, each sampler's images, perhaps reconstructions and
+    mechanisms.
 
     Sampling seed 0 is the run's own; prior samples are scored with `sampling_seeds` of them.
     """
     parts = [POSTERIOR, *((sampler, 0) for sampler in samplers)]
     if reconstructions:
         parts.append(("reconstruction", 0))
+    if mechanisms:
+        parts.append(MECHANISMS)
     return parts + [("prior", number) for number in range(1, sampling_seeds)]
+
+
+def read_run(folder: RunFolder) -> tuple[Record, Record, Record]:
+    """A run's configuration, status and environment, checked as a user's input is: they may be a stranger's.
+
+    Raises: OSError if it has no configuration, ValueError if one of them is damaged.
+    """
+    config, status, environment = folder.read_config(), folder.read_status(), folder.read_environment()
+    check_object("config", config)
+    check_object("status", status)
+    check_object("environment", environment)
+    return config, {"epoch": 0, **status}, environment
+
+
+def read_evaluation(evaluation: EvaluationFolder) -> tuple[Record, list[Record]]:
+    """What an evaluation is a reading under, whole, and its lines, checked as `read_run` does.
+
+    Raises: OSError if it is not there, ValueError if it is damaged.
+    """
+    protocol, lines = evaluation.read_protocol(), evaluation.read()
+    check_object("protocol", protocol)
+    if lacking := {"id", *Reading.__dataclass_fields__} - protocol.keys():
+        raise ValueError(f"{evaluation.protocol_id}/protocol.json lacks {min(lacking)}")
+    check_evaluation(lines)
+    return protocol, lines
 
 
 def find_evaluation(folder: RunFolder, protocol: Protocol, image_size: int) -> EvaluationFolder | None:
@@ -58,7 +87,10 @@ def require_same_extractor(folder: RunFolder, reading: Reading) -> None:
     """Raises: InputError where the run has the same reading, but for other weights of the extractor."""
     wanted = reading.describe()
     for evaluation in folder.find_evaluations():
-        found = evaluation.read_protocol()
+        try:
+            found = evaluation.read_protocol()
+        except (OSError, ValueError) as error:
+            raise InputError(f"{evaluation.path} is damaged ({error}); remove it, and it is measured anew") from error
         if {name for name in wanted if found.get(name) != wanted[name]} == {"id", "extractor_sha256"}:
             raise InputError(
                 f"{folder.path}: the extractor {reading.extractor} is another than when {evaluation.protocol_id} was "
@@ -75,7 +107,8 @@ def is_settled(folder: RunFolder, config: "RunConfig") -> bool:
     if not folder.is_done(config.epochs):
         return False
     is_last = folder.read_status()["epoch"] == config.epochs
-    parts = list_parts(config.samplers, config.sampling_seeds, reconstructions=is_last)
+    mechanisms = is_last and config.mechanisms
+    parts = list_parts(config.samplers, config.sampling_seeds, reconstructions=is_last, mechanisms=mechanisms)
     return all(is_measured(folder, protocol, config.image_size, config.epochs, parts) for protocol in config.protocol)
 
 
@@ -119,15 +152,14 @@ def describe_run(path: Path, usual_options: Callable[[str], Mapping[str, object]
     if not folder.config_file.is_file():
         raise InputError(f"{path} is no run folder; name one, as runs/aae-digits-32px-seed0-...")
     try:
-        config, status = folder.read_config(), folder.read_status()
+        config, status, _ = read_run(folder)
+        asked = [read_protocol(fields) for fields in config["protocol"]]
         evaluations = [_describe_evaluation(each) for each in folder.find_evaluations()]
-        check_object("config", config)
-        check_object("status", status)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     usual = usual_options(config["variant"])
     options = {name: value for name, value in config["options"].items() if name not in usual or usual[name] != value}
-    protocols = [f"{protocol['name']} ({protocol['extractor']})" for protocol in config["protocol"]]
+    protocols = [f"{protocol.name} ({protocol.extractor})" for protocol in asked]
     settings = {name: config[name] for name in ALWAYS_NAMED} | differing({**config, "options": options})
     settings |= {"protocol": protocols}
     by_change = {
@@ -147,9 +179,10 @@ def _describe_evaluation(evaluation: EvaluationFolder) -> str:
     scored = sorted({(line["sampler"], line["sampling_seed"]) for line in lines if "sampler" in line})
     epochs = ", ".join(str(epoch) for epoch in sorted({line["epoch"] for line in lines}))
     codes = ", ".join(sampler + (f" (sampling seed {seed})" if seed else "") for sampler, seed in scored)
+    mechanisms = "; mechanisms" if any(key_of(line)[1:] == MECHANISMS for line in lines) else ""
     return (
         f"  {protocol['id']}: {protocol['extractor']}, {protocol['n_fake']} images against {protocol['n_real']} of the "
-        f"{protocol['reference']} split; codes from {codes or 'nothing yet'}; epochs {epochs or 'none'}"
+        f"{protocol['reference']} split; codes from {codes or 'nothing yet'}{mechanisms}; epochs {epochs or 'none'}"
     )
 
 

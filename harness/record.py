@@ -140,8 +140,9 @@ class EvaluationFolder:
     """What was measured of a run's weights under one protocol.
 
     protocol.json   every field of the reading, and `floor`: what real images score against real images
-    records.jsonl   lines of two kinds: the scores of one sampler's images (`sampler`, `sampling_seed`, eval/*), and
-                    what became of the posterior (posterior/*); each with the epoch whose weights they are of
+    records.jsonl   lines of three kinds: the scores of one sampler's images (`sampler`, `sampling_seed`, eval/*), what
+                    became of the posterior (posterior/*), and what the mechanisms do (`part`: mechanisms, mechanism/*);
+                    each with the epoch whose weights they are of
 
     Several processes may append at once. Equal readings of equal weights have equal scores, so where two lines say the
     same thing, the first one counts; one that a kill cut short counts as not written.
@@ -184,9 +185,9 @@ class EvaluationFolder:
     def read(self, epoch: int | None = None) -> list[Record]:
         """The lines that count, of all epochs or one, in the order in which they were written."""
         file = self.path / "records.jsonl"
-        lines = _read_text(file).splitlines() if file.exists() else []
+        lines = _read_bytes(file).splitlines() if file.exists() else []
         if epoch is not None:  # most of a long run's lines need no parsing then
-            names_it = re.compile(rf'"epoch":\s*{epoch}\b')
+            names_it = re.compile(rb'"epoch":\s*%d\b' % epoch)
             lines = [line for line in lines if names_it.search(line)]
         found: dict[Key, Record] = {}
         for line in lines:
@@ -195,7 +196,7 @@ class EvaluationFolder:
                 if epoch in (None, record["epoch"]):
                     found.setdefault(key_of(record), record)
             except (ValueError, KeyError, TypeError):
-                continue  # cut short by a kill
+                continue  # cut short by a kill, or damaged
         return list(found.values())
 
 
@@ -203,11 +204,11 @@ Key = tuple[int, str, int]
 
 
 def key_of(line: Record) -> Key:
-    """What a line of an evaluation is about: epoch, sampler, sampling seed; "" and 0 for the posterior's.
+    """What a line of an evaluation is about: epoch, sampler (or `part`), sampling seed; "" and 0 for the posterior's.
 
     Raises: KeyError or TypeError if it does not say.
     """
-    return int(line["epoch"]), line.get("sampler", ""), int(line.get("sampling_seed", 0))
+    return int(line["epoch"]), line.get("sampler", line.get("part", "")), int(line.get("sampling_seed", 0))
 
 
 def find_run_folders(root: Path) -> Iterator[RunFolder]:
@@ -239,17 +240,22 @@ def parse_records(lines: Iterable[str]) -> Iterator[Record]:
         yield record
 
 
-def _read_text(file: Path) -> str:
-    """Raises: OSError; ValueError for text that is not UTF-8, and for a pipe or a device, which may never end."""
+def _read_bytes(file: Path) -> bytes:
+    """Raises: OSError; ValueError for a pipe or a device, which may never end."""
     if file.exists() and not file.is_file():
         raise ValueError(f"{file.name} is no file")
+    return file.read_bytes()
+
+
+def _read_text(file: Path) -> str:
+    """Raises: as `_read_bytes`; ValueError for text that is not UTF-8."""
     try:
-        return file.read_text(encoding="utf-8")
+        return _read_bytes(file).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file.name}: {error}") from error
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str | bytes) -> Any:
     """Raises: ValueError for what is no JSON, or nested so deeply that nobody can have meant it."""
     try:
         return json.loads(text)

@@ -8,7 +8,7 @@ Null stands for what is not known. Scores and losses may be NaN or infinite, eve
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import (
     BaseModel,
@@ -19,10 +19,13 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     create_model,
+    with_config,
 )
+from typing_extensions import TypedDict
 
-from harness.measures import select
-from harness.record import Record, State
+from harness.fields import FIELDS
+from harness.measures import Group, select
+from harness.record import EvaluationFolder, Key, Record, RunFolder, State, key_of
 
 SCHEMAS = Path(__file__).with_name("schemas")
 DATASET_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
@@ -63,26 +66,26 @@ class Config(_File):
     variant: Variant
     options: dict[OptionName, Scalar | list[Scalar]]
     dataset: Dataset
-    image_size: Positive
-    channels: Positive
-    max_images: Positive | None
-    seed: Count
-    epochs: Count
-    batch_size: Positive
-    learning_rate: Finite
-    latent_dim: Positive
+    image_size: int = Field(**FIELDS["image_size"].bounds)
+    channels: Literal[1, 3]
+    max_images: int | None = Field(**FIELDS["max_images"].bounds)
+    seed: int = Field(**FIELDS["seed"].bounds)
+    epochs: int = Field(**FIELDS["epochs"].bounds)
+    batch_size: int = Field(**FIELDS["batch_size"].bounds)
+    learning_rate: float = Field(**FIELDS["learning_rate"].bounds)
+    latent_dim: int = Field(**FIELDS["latent_dim"].bounds)
     architecture: Name
     mixed_precision: Name
-    eval_every: Positive
+    eval_every: int = Field(**FIELDS["eval_every"].bounds)
     protocol: list[AskedProtocol]
     sweep: Text
     crop: Name = "squeeze"
     optimizer: Name = "adam"
     betas: Annotated[list[Finite], Field(min_length=2, max_length=2)] = [0.9, 0.999]
-    weight_decay: Finite = 0.0
-    gradient_clipping: Finite | None = None
-    gradient_accumulation: Positive = 1
-    ema_decay: Finite | None = None
+    weight_decay: float = Field(0.0, **FIELDS["weight_decay"].bounds)
+    gradient_clipping: float | None = Field(None, **FIELDS["gradient_clipping"].bounds)
+    gradient_accumulation: int = Field(1, **FIELDS["gradient_accumulation"].bounds)
+    ema_decay: float | None = Field(None, **FIELDS["ema_decay"].bounds)
     sync_batchnorm: bool = False
     feature_sha256: Sha256 | None = None
     search: dict[FieldName, dict[Name, list[Scalar | list[Scalar]]]] = {}
@@ -125,10 +128,9 @@ class Status(_File):
     updated: Seconds = 0
 
 
-class EpochRecord(_File):
+@with_config(ConfigDict(strict=True))
+class EpochRecord(TypedDict, extra_items=float | None):  # pyright: ignore[reportGeneralTypeIssues]
     """A line of records.jsonl: an epoch of the training. Every other key is a number: loss/<phase>, time/<what>."""
-
-    __pydantic_extra__: dict[str, float | None] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
 
     epoch: Count
     images_seen: Count
@@ -174,7 +176,7 @@ class _Line(_File):
     seconds: Annotated[float | None, Field(alias="time/evaluation_seconds")] = None
 
 
-def _measures(group: Literal["eval", "posterior"]) -> dict[str, Any]:
+def _measures(group: Group) -> dict[str, Any]:
     return {
         measure.name: (float | None, Field(None, alias=measure.key, description=measure.meaning))
         for measure in select(group)
@@ -202,6 +204,13 @@ Posterior: type[BaseModel] = create_model(
     sigma_histogram=(LaterHistogram, Field(None, alias="posterior/sigma_histogram")),
     **_measures("posterior"),
 )
+Mechanisms: type[BaseModel] = create_model(
+    "Mechanisms",
+    __base__=_Line,
+    __doc__="A line of evaluations/<id>/records.jsonl: what the mechanisms do that a variant is said to have.",
+    part=(Literal["mechanisms"], ...),
+    **_measures("mechanism"),
+)
 
 # By the name of the JSON Schema: what it describes.
 FILES: dict[str, Any] = {
@@ -210,11 +219,25 @@ FILES: dict[str, Any] = {
     "status": Status,
     "record": EpochRecord,
     "protocol": Protocol,
-    "evaluation": Scores | Posterior,
+    "evaluation": Scores | Mechanisms | Posterior,
 }
-_EPOCHS = TypeAdapter(list[EpochRecord])
+_EPOCHS: TypeAdapter[Any] = TypeAdapter(list[EpochRecord])
 _SCORES = TypeAdapter(list[Scores])  # pyright: ignore[reportInvalidTypeForm]
 _POSTERIORS = TypeAdapter(list[Posterior])  # pyright: ignore[reportInvalidTypeForm]
+_MECHANISMS = TypeAdapter(list[Mechanisms])  # pyright: ignore[reportInvalidTypeForm]
+
+
+def _list_kept() -> TypeAdapter[list[Record]]:
+    """Lines of all kinds, with what collectors keep of them, by key; all else is passed over unread."""
+    fields = {**Scores.model_fields, **Mechanisms.model_fields, **Posterior.model_fields}
+    kept: dict[str, Any] = {"epoch": Count, "images_seen": Count}
+    for name, field in fields.items():
+        if name not in kept and field.annotation != Histogram | None:
+            kept[field.alias or name] = NotRequired[Annotated[field.annotation, None, *field.metadata]]
+    return TypeAdapter(list[with_config(ConfigDict(strict=True))(TypedDict("Line", kept))])  # pyright: ignore
+
+
+_KEPT = _list_kept()
 _OBJECTS: dict[str, TypeAdapter[Any]] = {
     name: TypeAdapter(FILES[name]) for name in ("config", "environment", "status", "protocol")
 }
@@ -236,8 +259,50 @@ def check_records(records: Sequence[Record]) -> None:
 
 def check_evaluation(lines: Sequence[Record]) -> None:
     """Raises: ValueError unless every line of an evaluation is valid."""
-    _check_lines(_SCORES, [line for line in lines if "sampler" in line], "records.jsonl of an evaluation")
-    _check_lines(_POSTERIORS, [line for line in lines if "sampler" not in line], "records.jsonl of an evaluation")
+    kinds: dict[TypeAdapter[Any], list[Record]] = {_SCORES: [], _MECHANISMS: [], _POSTERIORS: []}
+    for line in lines:
+        kinds[_SCORES if "sampler" in line else _MECHANISMS if "part" in line else _POSTERIORS].append(line)
+    for adapter, own in kinds.items():
+        _check_lines(adapter, own, "records.jsonl of an evaluation")
+
+
+def read_epochs(folder: RunFolder) -> list[Record]:
+    """What collectors want of a run's records: as RunFolder.read_records, checked, in a quarter of the time.
+
+    Raises: OSError, ValueError as read_records and check_records do.
+    """
+    file = folder.path / "records.jsonl"
+    lines = _read_whole(_EPOCHS, file)
+    if lines is None:
+        lines = folder.read_records()
+        check_records(lines)
+    return lines
+
+
+def read_evaluation(evaluation: EvaluationFolder) -> list[Record]:
+    """What collectors want of an evaluation: as EvaluationFolder.read, checked, without what no table has a column for.
+
+    Raises: OSError, ValueError as check_evaluation does.
+    """
+    lines = _read_whole(_KEPT, evaluation.path / "records.jsonl")
+    if lines is None:
+        lines = evaluation.read()
+        check_evaluation(lines)
+    found: dict[Key, Record] = {}
+    for line in lines:
+        found.setdefault(key_of(line), line)
+    return list(found.values())
+
+
+def _read_whole(adapter: TypeAdapter[list[Record]], file: Path) -> list[Record] | None:
+    """The lines of a file in which each is whole and valid, parsed and checked in one go; None for any other file."""
+    if not file.is_file():
+        return None
+    content = file.read_bytes()
+    try:
+        return adapter.validate_json(b"[" + b",".join(content.splitlines()) + b"]")
+    except ValidationError:
+        return None
 
 
 def is_histogram(value: object) -> bool:

@@ -21,6 +21,9 @@ Stream = Literal[
     "classifier",
     "probe",
     "kid",
+    "mechanisms",
+    "moves",
+    "paths",
 ]
 
 

@@ -59,20 +59,37 @@ _RESOLVED = (  # YAML 1.2, section 10.3.2
     ),
     ("merge", r"<<", ["<"]),
 )
-for _kind, _pattern, _first in _RESOLVED:
-    _Loader.add_implicit_resolver(f"{CORE}{_kind}", re.compile(f"(?:{_pattern})$"), _first)
+for _kind, _text, _first in _RESOLVED:
+    _Loader.add_implicit_resolver(f"{CORE}{_kind}", re.compile(f"(?:{_text})$"), _first)
 
 
-def _read_integer(text: str, base: int = 10) -> int:
-    if len(text) > 20 or abs(value := int(text, base)) > LARGEST_INTEGER:
+def _pattern(kind: str) -> re.Pattern[str]:
+    return re.compile(next(pattern for name, pattern, _ in _RESOLVED if name == kind))
+
+
+_INTEGER, _NUMBER = _pattern("int"), _pattern("float")
+
+
+def read_integer(text: str) -> int:
+    """An integer as YAML 1.2 writes it. Raises: ValueError for anything else, and for what only some readers keep."""
+    if not _INTEGER.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is no integer, as 3")
+    if len(text) > 20 or abs(value := int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))) > LARGEST_INTEGER:
         raise ValueError(f"{text[:40]} is beyond 2^53, the largest integer that every reader of a run keeps exactly")
     return value
 
 
-def _read_number(text: str) -> float:
-    value = float(text)
+def read_number(text: str) -> float:
+    """A finite number as YAML 1.2 writes it. Raises: ValueError for anything else."""
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is no number, as 0.5 or 1e-4")
+    return _require_finite(text)
+
+
+def _require_finite(text: str) -> float:
+    value = float(re.sub(r"\.(?=[inIN])", "", text))  # .inf is Python's inf
     if not math.isfinite(value):
-        raise ValueError(f"{text} is no number that a field can have: all are finite")
+        raise ValueError(f"{text[:40]} is no number that a field can have: all are finite")
     return value
 
 
@@ -81,12 +98,11 @@ def _construct_boolean(loader: _Loader, node: yaml.ScalarNode) -> bool:
 
 
 def _construct_integer(loader: _Loader, node: yaml.ScalarNode) -> int:
-    text = loader.construct_scalar(node)
-    return _read_integer(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    return read_integer(loader.construct_scalar(node))
 
 
 def _construct_number(loader: _Loader, node: yaml.ScalarNode) -> float:
-    return _read_number(re.sub(r"\.(?=[inIN])", "", loader.construct_scalar(node)))  # .inf is Python's inf
+    return read_number(loader.construct_scalar(node))
 
 
 _Loader.add_constructor(f"{CORE}null", lambda loader, node: None)
@@ -108,7 +124,9 @@ def parse_yaml(text: str) -> Any:
         if node is None:
             return None
         _check_node(node, {})
-        return loader.construct_document(node)
+        value = loader.construct_document(node)
+        require_text(value)
+        return value
     except (yaml.YAMLError, KeyError) as error:  # the latter of `!!bool maybe`
         raise ValueError(" ".join(str(error).split())) from error
 
@@ -121,15 +139,29 @@ def parse_json(text: str) -> Any:
         return dict(items)
 
     try:
-        return json.loads(
+        value = json.loads(
             text,
             object_pairs_hook=pairs,
-            parse_int=_read_integer,
-            parse_float=_read_number,
-            parse_constant=_read_number,
+            parse_int=read_integer,
+            parse_float=_require_finite,
+            parse_constant=_require_finite,
         )
+        require_text(value)
+        return value
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+
+
+def require_text(value: Any) -> None:
+    """Raises: ValueError for text, anywhere in a value, that no file holds: with a zero byte, or half a character."""
+    if isinstance(value, str):
+        if "\0" in value or any("\ud800" <= c <= "\udc7f" or "\udd00" <= c <= "\udfff" for c in value):
+            raise ValueError(f"{value!r:.80} holds a zero byte, or half a character, which no text does")
+    elif isinstance(value, dict):
+        require_text([*value.keys(), *value.values()])
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            require_text(part)
 
 
 def _check_node(node: yaml.Node, sizes: dict[int, int | None]) -> int:
@@ -163,12 +195,19 @@ def _require_once(keys: list[str]) -> None:
         seen.add(key)
 
 
+def read_file(path: Path) -> Any:
+    """What a YAML or JSON file says. Raises: OSError; ValueError for what is refused, and for a pipe or a device."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    with path.open(encoding="utf-8") as file:
+        text = file.read(LARGEST_FILE + 1)
+    return parse_json(text) if path.suffix == ".json" else parse_yaml(text)
+
+
 def load_config_file(path: Path) -> dict[str, Any]:
     """The fields in a YAML or JSON file. Raises: InputError if it is missing or holds no mapping."""
-    parse = parse_json if path.suffix == ".json" else parse_yaml
     try:
-        with path.open(encoding="utf-8") as file:
-            content = parse(file.read(LARGEST_FILE + 1))
+        content = read_file(path)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

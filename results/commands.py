@@ -1,31 +1,31 @@
 """The commands over many runs' results: `aaebench collect`, `aaebench report`, `aaebench compare`."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
 from cyclopts import Parameter
-from rich.console import Console
 from rich.table import Table
 
 from harness.allocation import count_cores
 from harness.errors import InputError
 from harness.escape import printable
 from harness.measures import select
-from harness.terminal import console
+from harness.terminal import print_table, say
 from results.compute.analysis import analyse
 from results.compute.looks import load_looks
+from results.compute.processes import explain_marks, mark_n
 from results.compute.statistics import MARGIN, require_margin
 from results.compute.summary import EpochRule
+from results.compute.tables import format_cell
 from results.read.collect import Collection, collect
 from results.read.index import State, compute_generation, scan
 from results.read.labels import NEUTRAL, label_cells, name_setting
 from results.read.protocols import choose_protocol, describe_choice
 from results.show.write import is_current, write_collection, writing
 
-SHOWN = {measure.name: measure.digits for measure in select(place="terminal")}
+SHOWN = [measure.name for measure in select(place="terminal")]
 
 
 def collect_command(
@@ -116,12 +116,12 @@ def report_command(
             chosen = choose_protocol(collection, protocol)
             analysis = analyse(chosen, epoch, margin, looks)
             if choice := describe_choice(chosen):
-                console.print(choice, highlight=False, markup=False, soft_wrap=True)
+                say(choice)
             with writing(out, manifest) as output:
                 write_collection(analysis, output)
                 write_report(analysis, output, refresh=every if watch and unfinished else None)
             reported = manifest
-            console.print(f"{out / 'report.html'}: {unfinished} runs to go", highlight=False, markup=False)
+            say(f"{out / 'report.html'}: {unfinished} runs to go")
         if not watch or not unfinished:
             break
         time.sleep(every)
@@ -155,22 +155,26 @@ def describe_request(
 def print_problems(problems: pd.DataFrame) -> None:
     """On standard error, a line each."""
     for problem in problems.itertuples():
-        text = printable(f"{problem.state}: {problem.path}: {problem.reason}", lines=True)
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(printable(f"{problem.state}: {problem.path}: {problem.reason}", lines=True))
 
 
 def print_gap(gap: pd.DataFrame) -> None:
     """FID under the protocols paper and clean side by side, where cells were scored under both."""
     if gap.empty:
         return
-    table = Table(title="FID: batch statistics (paper) against running statistics (clean)", title_justify="left")
-    for name in ("dataset", "px", "variant", "sampler", "n", "paper", "clean", "clean - paper"):
-        table.add_column(name, justify="left" if name in ("dataset", "variant", "sampler") else "right", no_wrap=True)
+    table = Table()
+    told = [name for name in ("epochs", "extractor") if gap[name].nunique() > 1]
+    text = ("dataset", "extractor", "variant", "sampler")
+    for name in ("dataset", "px", *told, "variant", "sampler", "n", "paper", "clean", "clean - paper"):
+        table.add_column(name, justify="left" if name in text else "right", no_wrap=True)
     for label, (_, row) in zip(label_cells(gap), gap.iterrows(), strict=True):
         scores = (f"{row['fid_paper']:.2f}", f"{row['fid_clean']:.2f}", f"{row['fid_gap']:+.2f}")
-        n = f"{row['n_paper']}, {row['n_clean']}"
-        table.add_row(name_setting(row["dataset"], row), str(row["image_size"]), label, row["sampler"], n, *scores)
-    Console(width=max(120, Console().width), highlight=False, markup=False).print(table)
+        n = mark_n(f"{row['n_paper']}, {row['n_clean']}", row["other_processes"])
+        place = (name_setting(row["dataset"], row), str(row["image_size"]), *(str(row[name]) for name in told))
+        table.add_row(*place, label, row["sampler"], n, *scores)
+    print_table(table, "FID: batch statistics (paper) against running statistics (clean)")
+    for note in explain_marks(label_cells(gap), gap["other_processes"]):
+        print(note)
 
 
 def print_summary(summary: pd.DataFrame) -> None:
@@ -180,21 +184,15 @@ def print_summary(summary: pd.DataFrame) -> None:
         first = cells.iloc[0]
         title = name_setting(f"{first['dataset']} at {first['image_size']} px, {first['epochs']} epochs", first)
         title += f"; protocol {first['protocol_id']}, extractor {first['extractor']}"
-        table = Table(title=title, title_justify="left")
+        table = Table()
         named = ["variant", "sampler"] if cells["sampler"].nunique() > 1 else ["variant"]
         for name in (*named, "n", *SHOWN, "collapse"):
             table.add_column(name, justify="left" if name in (*named, "collapse") else "right", no_wrap=True)
-        for line in _lines(cells.assign(variant=label_cells(cells)), named):
-            table.add_row(*line)
-        Console(width=max(160, Console().width), highlight=False, markup=False).print(table)
-
-
-def _lines(rows: pd.DataFrame, named: list[str]) -> Iterator[list[str]]:
-    for _, row in rows.iterrows():
-        measures = [_mean_and_std(row, name, digits) for name, digits in SHOWN.items()]
-        yield [*(row[name] for name in named), str(row["n"]), *measures, row["collapse"]]
-
-
-def _mean_and_std(row: pd.Series, name: str, digits: int) -> str:
-    mean, std = row[f"{name}_mean"], row[f"{name}_std"]
-    return "" if pd.isna(mean) else f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
+        labelled = cells.assign(variant=label_cells(cells))
+        for _, row in labelled.iterrows():
+            measures = [format_cell(row, name) for name in SHOWN]
+            n = mark_n(row["n"], row["other_processes"])
+            table.add_row(*(row[name] for name in named), n, *measures, row["collapse"])
+        print_table(table, title)
+        for note in explain_marks(labelled["variant"], labelled["other_processes"]):
+            print(note)

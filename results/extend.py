@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from harness.errors import InputError
 from harness.files import write_text
 from harness.record import RunFolder
-from harness.terminal import console
+from harness.terminal import say
 from results.commands import load_collection
 from results.compute.analysis import analyse
 from results.compute.baseline import BASELINE, judge
@@ -76,13 +76,13 @@ def extend_command(
     targets = count_seeds(fid, analysis.reported, at_most, until_decided)
     configs = list_missing(targets, analysis.reported, collection)
     if not configs:
-        console.print("nothing to add: all is decided, or has its seeds already")
+        say("nothing to add: all is decided, or has its seeds already")
         return
     try:
         write_text(out, render_sweep(out.stem, configs))
     except OSError as error:
         raise InputError(f"cannot write {out}: {error}; choose another with --out") from error
-    console.print(f"{len(configs)} runs: {len(fid)} comparisons, {len(targets)} cells", highlight=False)
+    say(f"{len(configs)} runs: {len(fid)} comparisons, {len(targets)} cells")
     print(out)
 
 

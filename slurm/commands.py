@@ -161,7 +161,8 @@ def status(
     """
     from rich.live import Live
 
-    from slurm.overview import build_console, build_table, describe_failures, print_table, to_json
+    from harness.terminal import build_output, fit_table, print_table
+    from slurm.overview import build_table, describe_failures, to_json
     from slurm.status import read_statuses
 
     loaded = _load(sweep)
@@ -170,12 +171,12 @@ def status(
         print(json.dumps(to_json(statuses), indent=1))
         return
     if watch:
-        table = build_table(statuses)
-        with Live(table, console=build_console(table), auto_refresh=False) as live:
+        output = build_output()
+        with Live(fit_table(build_table(statuses), output), console=output, auto_refresh=False) as live:
             while any(each.standing in ("running", "pending") for each in statuses):
                 time.sleep(WATCH_SECONDS)
                 statuses = read_statuses(loaded, out)
-                live.update(build_table(statuses), refresh=True)
+                live.update(fit_table(build_table(statuses), output), refresh=True)
     else:
         print_table(build_table(statuses))
     if failures := describe_failures(statuses):
@@ -239,7 +240,7 @@ def evaluate(
     from harness.commands import is_main_process
     from harness.models.evaluate import Asked, evaluate_runs, plan_evaluations
     from harness.settings import load_config_file, parse_assignments
-    from harness.terminal import console
+    from harness.terminal import say
 
     if not runs:
         raise InputError("name a run folder, or a folder that holds some: aaebench evaluate runs --protocol clean")
@@ -257,8 +258,8 @@ def evaluate(
         evaluate_runs(tasks)
     if is_main_process():
         for reason in reasons:
-            console.print(f"passed over: {reason}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"{said}; {complete} had all of it", highlight=False)
+            say(f"passed over: {reason}")
+        say(f"{said}; {complete} had all of it")
     if reasons:
         raise RunsFailedError(f"{len(reasons)} runs were passed over, for the reasons above")
 

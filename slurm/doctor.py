@@ -21,12 +21,11 @@ from typing import Any, Literal, cast
 
 from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
-from rich.console import Console
 
 from harness.data.cache import cache_folder
 from harness.errors import InputError, RunsFailedError
 from harness.settings import parse_yaml
-from harness.terminal import console
+from harness.terminal import build_output, console
 from slurm.cluster import ask, has_slurm, require_slurm, run_in_job
 from slurm.plan import find_missing_inputs
 from slurm.process import Peers, choose_port
@@ -59,14 +58,15 @@ class CheckResult:
 def run_doctor(sweep: Sweep | None, out: Path, in_job: bool, as_json: bool) -> None:
     """Print each result as it comes. Raises: RunsFailedError if something would make runs fail."""
     results = []
-    terminal = Console(highlight=False, markup=False, soft_wrap=True)
+    terminal = build_output()
     options = sweep.slurm if sweep is not None else build_options({}, "defaults")
     for result in _find(sweep, options, out, in_job):
         results.append(result)
         if not as_json:
             host = f" [{result.host}]" if result.host else ""
             remedy = f"\n         -> {result.remedy}" if result.remedy else ""
-            terminal.print(f"{SIGNS[result.level]}  {result.check}{host}: {result.what}{remedy}")
+            line = f"{SIGNS[result.level]}  {result.check}{host}: {result.what}{remedy}"
+            terminal.print(line, soft_wrap=True)
     if as_json:
         print(json.dumps([asdict(result) for result in results], indent=1))
     problems = sum(result.level == "problem" for result in results)

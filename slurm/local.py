@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TaskID, TimeElapsedColumn
 
 from harness.allocation import count_cores, list_gpus
 from harness.config import RunConfig
 from harness.data.cache import cache_folder
 from harness.errors import InputError, Interrupted, RunsFailedError
 from harness.record import RunFolder
-from harness.terminal import console
+from harness.terminal import Bar
 from harness.training.guard import check_folder
 from slurm.plan import Plan
 from slurm.process import POLL_SECONDS, Outcome, RunQueue, plan_run
@@ -45,8 +45,7 @@ def run_locally(
         environment["AAEBENCH_CACHE"] = str(cache_folder().absolute())  # the runs start in the folder of the code
     runs = [plan_run(config, out) for config in configs]
     queue = RunQueue(runs, out.absolute(), processes, environment, folder=code, gpus=gpus)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with terminated_as_interrupted(), Progress(*columns, console=console) as display:
+    with terminated_as_interrupted(), Bar("runs", TimeElapsedColumn()) as display:
         task = display.add_task("", total=len(configs))
         try:
             while queue.step():
@@ -96,7 +95,7 @@ def require_all_done(outcomes: Sequence[Outcome]) -> None:
         raise RunsFailedError(f"{len(failed)} of {len(outcomes)} runs did not finish:\n{lines}")
 
 
-def _show(display: Progress, task: TaskID, queue: RunQueue) -> None:
+def _show(display: Bar, task: TaskID, queue: RunQueue) -> None:
     """The runs under way with their epochs; their start-up is most of a short run, so it is said too."""
     parts = []
     for process in queue.running:

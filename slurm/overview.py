@@ -8,8 +8,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
 from harness.config import RunConfig
@@ -24,8 +22,7 @@ from slurm.submission import load_submissions
 from slurm.sweep import Sweep
 
 LOG_LINES = 5
-NOT_OF_A_CELL = {"seed", "batch_size", "sweep", "search"}
-WIDEST = 10_000
+NOT_OF_A_CELL = {"seed", "sweep", "search"}
 LONG = 30  # characters, beyond which a name is folded, as a path
 
 
@@ -61,20 +58,10 @@ def describe_site(sweep: Sweep) -> list[str]:
     return [f"slurm.{option} = {value or 'true'}, from {variable}" for variable, (option, value) in site.items()]
 
 
-def print_table(table: Table) -> None:
-    """On standard output, as wide as the terminal, or wider: nothing is cut."""
-    build_console(table).print(table)
-
-
-def build_console(table: Table) -> Console:
-    """One that the table fits on; a pipe has no width of its own."""
-    console = Console()
-    needed = Measurement.get(console, console.options.update(width=WIDEST), table).maximum
-    return Console(width=max(needed, console.width if console.is_terminal else 160))
-
-
 def build_table(statuses: Sequence[RunStatus]) -> Table:
-    """One row per cell of the grid: everything but the seed. The FID is the mean of the cell's runs that are done."""
+    """One row per cell of the grid: everything but the seed. The FID is the mean of the cell's runs that are done,
+    images/s that of those under way.
+    """
     table = Table(title_justify="left")
     flat = [flatten(status.config) for status in statuses]
     varying = find_varying_fields(flat)
@@ -89,10 +76,12 @@ def build_table(statuses: Sequence[RunStatus]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for cell, members in cells.items():
         fids = [status.fid for status in members if status.standing == "done" and status.fid is not None]
-        table.add_row(*cell, *_summarise(members, standings), f"{mean(fids):.2f}" if fids else "")
+        speeds = [s.images_per_second for s in members if s.images_per_second is not None and s.standing == "running"]
+        means = (f"{mean(speeds):.0f}" if speeds else "", f"{mean(fids):.2f}" if fids else "")
+        table.add_row(*cell, *_summarise(members, standings), *means)
     if len(cells) > 1:
         table.add_section()
-        table.add_row("all", *[""] * (1 + len(varying)), *_summarise(statuses, standings), "")
+        table.add_row("all", *[""] * (1 + len(varying)), *_summarise(statuses, standings))  # which have no mean
     return table
 
 
@@ -201,10 +190,8 @@ def format_seconds(seconds: float) -> str:
 def _summarise(members: Sequence[RunStatus], standings: Sequence[str]) -> list[str]:
     counts = Counter(status.standing for status in members)
     left = [status.seconds_left for status in members if status.seconds_left is not None]
-    speeds = [s.images_per_second for s in members if s.images_per_second is not None and s.standing == "running"]
     return [
         *(str(counts[standing] or "") for standing in standings),
         f"{sum(status.epoch for status in members)}/{sum(status.config.epochs for status in members)}",
         format_seconds(max(left)) if left else "",
-        f"{mean(speeds):.0f}" if speeds else "",
     ]

@@ -16,14 +16,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import psutil
 from filelock import FileLock, Timeout
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from harness.errors import InputError
 from harness.files import write_json
+from harness.settings import parse_json
 from slurm import Executor
+
+
+class Owner(TypedDict):
+    """The process that runs a local submission: where, its id, and when it started."""
+
+    host: str
+    pid: Annotated[int, Field(ge=1, lt=2**31)]
+    started: float
 
 
 @dataclass
@@ -33,6 +44,8 @@ class Submission:
     `run_ids` are all runs that the sweep file named when it was submitted.
     """
 
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+
     folder: Path
     sweep: str
     executor: Executor
@@ -40,7 +53,7 @@ class Submission:
     run_ids: list[str]
     created: float = field(default_factory=time.time)
     jobs: dict[str, list[str]] = field(default_factory=dict)
-    process: dict[str, Any] = field(default_factory=dict)
+    process: Owner | None = None
 
     @property
     def code(self) -> Path:
@@ -70,18 +83,21 @@ class Submission:
 
     def disown(self) -> None:
         """Note that no process runs the submission any more."""
-        self.process = {}
+        self.process = None
         self.save()
 
     def find_process(self) -> psutil.Process | None:
         """The process that runs a local submission, if it is on this machine and alive."""
-        if self.process.get("host") != socket.gethostname():
+        if self.process is None or self.process["host"] != socket.gethostname():
             return None
         try:
             found = psutil.Process(self.process["pid"])
             return found if abs(found.create_time() - self.process["started"]) < 1 else None
         except psutil.NoSuchProcess:
             return None
+
+
+_SUBMISSION = TypeAdapter(Submission)
 
 
 def sweep_folder(out: Path, sweep: str) -> Path:
@@ -111,9 +127,11 @@ def load_submissions(out: Path, sweep: str) -> list[Submission]:
     found = []
     for file in sweep_folder(out, sweep).glob("*/submission.json"):
         try:
-            found.append(Submission(folder=file.parent, **json.loads(file.read_text())))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{file} is damaged ({error}); remove it, and what it submitted is forgotten") from error
+            content = {**parse_json(file.read_text(encoding="utf-8")), "folder": str(file.parent)}
+            found.append(_SUBMISSION.validate_json(json.dumps(content)))
+        except (OSError, ValueError, TypeError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise InputError(f"{file} is damaged ({reason}); remove it, and what it submitted is forgotten") from error
     return sorted(found, key=lambda submission: submission.created)
 
 

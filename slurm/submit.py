@@ -17,7 +17,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from harness.compat import render_sbatch_script
 from harness.errors import InputError, RunsFailedError
-from harness.terminal import console
+from harness.terminal import say
 from slurm import Executor
 from slurm.cluster import (
     cancel_jobs,
@@ -114,10 +114,10 @@ def submit_sweep(
             raise InputError("\n".join(missing))
         _note_trials(plan)
         if plan.todo and executor == "slurm":
-            _say(submit_to_slurm(plan, out, limit))
+            say(submit_to_slurm(plan, out, limit))
         submission = submit_locally(plan, out) if plan.todo and executor == "local" else None
     if not plan.todo:
-        _say(describe_plan(plan))
+        say(describe_plan(plan))
     if submission is not None:
         try:
             outcomes = run_locally(plan.todo, out, at_once or None, submission.code)
@@ -289,7 +289,3 @@ def quote(error: Exception) -> str:
     """The lines in which sbatch says what it minds."""
     said = [line.partition("error:")[2].strip() for line in str(error).splitlines() if "error:" in line]
     return " ".join(dict.fromkeys(said)) or str(error).strip()
-
-
-def _say(text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

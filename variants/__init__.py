@@ -1,8 +1,11 @@
 """The systems that the harness compares: one file per row of the paper's tables, and their relatives."""
 
 import sys
+import traceback
+from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from variants.aae import AAE
 from variants.base import AutoEncoder, Phase, Variant
@@ -40,18 +43,38 @@ VARIANTS: dict[str, type[Variant]] = {
 def load_variant(name: str) -> type[Variant]:
     """The class of a variant: one of VARIANTS, or a user's own as `package.module:Class`, from the working folder on.
 
-    Raises: KeyError for a name that is neither, ImportError or TypeError for a module or class that is not there or is
-        no Variant.
+    Raises: KeyError for a name that is neither, ImportError or TypeError for a module that is not there or cannot be
+        imported, or a class that is not there or is no whole Variant.
     """
     if ":" not in name:
         return VARIANTS[name]
     module_name, _, class_name = name.partition(":")
+    if not name.isascii() or not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
+        raise ImportError(f"{name!r} is no name of a class, as package.module:Class")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
-    found = getattr(import_module(module_name), class_name, None)
+    found = getattr(_import(module_name), class_name, None)
     if not isinstance(found, type) or not issubclass(found, Variant):
         raise TypeError(f"{module_name} has no class {class_name} that is a variants.Variant")
+    if missing := sorted(found.__abstractmethods__):
+        raise TypeError(f"{class_name} does not define {', '.join(missing)}, which each Variant must")
+    if not is_dataclass(found.Options):
+        raise TypeError(f"{class_name}.Options is no dataclass, as `@dataclass(frozen=True) class Options`")
     return found
+
+
+def _import(module_name: str) -> ModuleType:
+    """Raises: ImportError for whatever goes wrong, naming the line."""
+    try:
+        return import_module(module_name)
+    except ImportError:
+        raise
+    except SyntaxError as error:
+        raise ImportError(f"SyntaxError: {error}") from error
+    except (Exception, SystemExit) as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__)[1:] if "importlib" not in f.filename]
+        where = "".join(f" ({frame.filename}, line {frame.lineno})" for frame in frames[:1])
+        raise ImportError(f"{type(error).__name__}: {error}{where}") from error
 
 
 def build(

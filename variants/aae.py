@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from variants.base import AutoEncoder, Phase, require_not_negative
+from variants.base import AutoEncoder, Phase, require_weights
 from variants.losses import KLDirection, fake_loss, mean_absolute_error, real_loss
 from variants.networks import Discriminator
 from variants.remedies import Remedies
@@ -17,17 +17,24 @@ class AAE(AutoEncoder):
     @dataclass(frozen=True)
     class Options(AutoEncoder.Options):
         sigma_penalty: float = 0.0
+        log_variance_penalty: float = 0.0
         kl_weight: float = 0.0
         kl_direction: KLDirection = "posterior_prior"
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            require_not_negative(sigma_penalty=self.sigma_penalty, kl_weight=self.kl_weight)
+            require_weights(
+                sigma_penalty=self.sigma_penalty,
+                log_variance_penalty=self.log_variance_penalty,
+                kl_weight=self.kl_weight,
+            )
 
     def build_networks(self, options: Any) -> None:
         super().build_networks(options)
         self.discriminator = Discriminator(self.latent_dim)
-        self.remedies = Remedies(options.sigma_penalty, options.kl_weight, options.kl_direction)
+        self.remedies = Remedies(
+            options.sigma_penalty, options.log_variance_penalty, options.kl_weight, options.kl_direction
+        )
 
     def phases(self) -> dict[str, Phase]:
         return {

@@ -12,6 +12,8 @@ from variants.context import Context, InContext
 from variants.layers import PLAIN, Layers
 from variants.networks import Architecture, Decoder, Encoder, SigmaHead
 
+LARGEST_WEIGHT = 1_000_000
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -101,7 +103,7 @@ class AutoEncoder(Variant):
         sigma_floor: float = 0.0
 
         def __post_init__(self) -> None:
-            require_not_negative(sigma_floor=self.sigma_floor)
+            require_weights(sigma_floor=self.sigma_floor)
 
     _shared: tuple[Tensor, Tensor, Tensor] | None = None  # an image batch, its mu and sigma
 
@@ -138,15 +140,21 @@ class AutoEncoder(Variant):
         mu, sigma = self.posterior(x)
         return mu + sigma * self.context.noise(len(x), self.latent_dim)
 
+    def map_codes(self, z: Tensor) -> Tensor:
+        """What the decoder is given for codes (B, Z): z itself, or what a mapping makes of it."""
+        return z
+
     def decode(self, z: Tensor) -> Tensor:
-        return self.decoder(z)
+        return self.decoder(self.map_codes(z))
 
 
-def require_not_negative(**options: float) -> None:
-    """Raises: ValueError naming an option that is a factor or a bound and is negative."""
+def require_weights(**options: float) -> None:
+    """Raises: ValueError naming an option that is a factor or a bound and is negative, or so large that nobody means
+    it.
+    """
     for name, value in options.items():
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name} is {value}; it must be a number, 0 or more")
+        if not 0 <= value <= LARGEST_WEIGHT:
+            raise ValueError(f"{name} is {value}; it must be a number from 0 to {LARGEST_WEIGHT:,}")
 
 
 @contextmanager

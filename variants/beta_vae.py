@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from variants.base import require_not_negative
+from variants.base import require_weights
 from variants.vae import VAE
 
 
@@ -16,7 +16,7 @@ class BetaVAE(VAE):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            require_not_negative(beta=self.beta)
+            require_weights(beta=self.beta)
 
     def build_networks(self, options: Any) -> None:
         super().build_networks(options)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from variants.aae import AAE
-from variants.base import Phase, require_not_negative
+from variants.base import Phase, require_weights
 from variants.feature import code_error
 from variants.latent_mapping import LatentMapping
 from variants.layers import EQUALISED, PLAIN, Layers
@@ -35,7 +35,7 @@ class Combined(AAE):
             super().__post_init__()
             LatentMapping.Options(depth=self.depth)
             NIter.Options(n=self.n)
-            require_not_negative(kld_weight=self.kld_weight, feature_weight=self.feature_weight)
+            require_weights(kld_weight=self.kld_weight, feature_weight=self.feature_weight)
             if self.kl_weight > 0 and self.kld_weight > 0:
                 raise ValueError("kl_weight and kld_weight are both a KL term; set one of them")
             if self.sigma == "auto":
@@ -59,8 +59,8 @@ class Combined(AAE):
             "discriminator": replace(phases["discriminator"], repeats=self.n),
         }
 
-    def decode(self, z: Tensor) -> Tensor:
-        return self.decoder(self.mapping(z))
+    def map_codes(self, z: Tensor) -> Tensor:
+        return self.mapping(z)
 
     def reconstruction_loss(self, x: Tensor) -> Tensor:
         x_hat = self.decode(self.encode(x))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants.base import require_not_negative
+from variants.base import require_weights
 from variants.losses import pixel_error
 from variants.vae import VAE
 
@@ -27,7 +27,7 @@ class DFCVAE(VAE):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            require_not_negative(weight=self.weight)
+            require_weights(weight=self.weight)
 
     def build_networks(self, options: Any) -> None:
         super().build_networks(options)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from variants.aae import AAE
-from variants.base import require_not_negative
+from variants.base import require_weights
 from variants.losses import mean_absolute_error
 
 
@@ -20,7 +20,7 @@ class Feature(AAE):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            require_not_negative(weight=self.weight)
+            require_weights(weight=self.weight)
 
     def build_networks(self, options: Any) -> None:
         super().build_networks(options)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from variants.aae import AAE
-from variants.base import require_not_negative
+from variants.base import require_weights
 from variants.losses import KLDirection, gaussian_kl
 from variants.networks import SigmaHead
 
@@ -26,7 +26,7 @@ class KLDLoss(AAE):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            require_not_negative(weight=self.weight)
+            require_weights(weight=self.weight)
             if self.kl_weight > 0:
                 raise ValueError("kl_weight would add a second KL term; kld_loss has its own: set weight and direction")
 

@@ -19,8 +19,8 @@ class LatentMapping(AAE):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.depth < 0:
-                raise ValueError(f"depth is {self.depth}; it is a number of layers, 0 or more")
+            if not 0 <= self.depth <= 100:
+                raise ValueError(f"depth is {self.depth}; it is a number of layers, 0 to 100")
 
     def build_networks(self, options: Any) -> None:
         super().build_networks(options)
@@ -30,5 +30,5 @@ class LatentMapping(AAE):
         updates = (self.encoder, self.mapping, self.decoder)
         return super().phases() | {"reconstruction": Phase(self.reconstruction_loss, updates)}
 
-    def decode(self, z: Tensor) -> Tensor:
-        return self.decoder(self.mapping(z))
+    def map_codes(self, z: Tensor) -> Tensor:
+        return self.mapping(z)

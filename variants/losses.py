@@ -72,6 +72,11 @@ def gaussian_kl(mean: Tensor, sigma: Tensor, direction: KLDirection = "posterior
     return kl.sum(dim=1).mean()
 
 
+def log_variance_error(sigma: Tensor) -> Tensor:
+    """|log sigma^2| summed over Z, averaged over B (Rubenstein et al. 2018). Args: sigma: (B, Z), of either sign."""
+    return sigma.float().square().log().abs().sum(dim=1).mean()
+
+
 def mmd(z: Tensor, z_prior: Tensor) -> Tensor:
     """MMD^2 between two samples of n codes, unbiased, with the inverse multiquadratic kernels of WAE.
 

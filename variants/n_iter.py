@@ -16,8 +16,8 @@ class NIter(AAE):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.n < 1:
-                raise ValueError(f"n is {self.n}; it is a number of discriminator updates, 1 or more")
+            if not 1 <= self.n <= 1000:
+                raise ValueError(f"n is {self.n}; it is a number of discriminator updates, 1 to 1,000")
 
     def build_networks(self, options: Any) -> None:
         super().build_networks(options)

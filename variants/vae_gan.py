@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from variants.base import AutoEncoder, Phase, require_not_negative
+from variants.base import AutoEncoder, Phase, require_weights
 from variants.losses import fake_loss, gaussian_kl, real_loss
 from variants.networks import ImageDiscriminator, SigmaHead
 
@@ -26,7 +26,7 @@ class VAEGAN(AutoEncoder):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            require_not_negative(gamma=self.gamma)
+            require_weights(gamma=self.gamma)
             if not 1 <= self.layer <= ImageDiscriminator.n_feature_layers:
                 raise ValueError(f"layer is {self.layer}; the discriminator's hidden layers are 1 and 2")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from variants.base import AutoEncoder, Phase, require_not_negative
+from variants.base import AutoEncoder, Phase, require_weights
 from variants.losses import mean_absolute_error, mmd
 
 
@@ -18,7 +18,7 @@ class WAEMMD(AutoEncoder):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            require_not_negative(weight=self.weight)
+            require_weights(weight=self.weight)
 
     def build_networks(self, options: Any) -> None:
         super().build_networks(options)

@@ -8,13 +8,11 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
-from rich.progress import track
-
 from harness.data.cache import cache_folder
 from harness.data.source import exists
 from harness.errors import InputError
 from harness.files import hash_file, make_folder, remove_leftovers, replacing_file, share
-from harness.terminal import console
+from harness.terminal import track
 
 FOLDERS = ("data", "weights", "statistics")
 MANIFEST = "manifest.json"
@@ -36,7 +34,7 @@ def save_bundle(out: Path) -> Path:
             entry = tarfile.TarInfo(MANIFEST)
             entry.size = len(manifest)
             tar.addfile(entry, io.BytesIO(manifest))
-            for name, file in track(names.items(), "bundling", console=console):
+            for name, file in track(names.items(), "bundling"):
                 tar.add(file, name)
     except OSError as error:
         raise InputError(f"cannot write the bundle {out}: {error}") from error
@@ -57,7 +55,7 @@ def load_bundle(bundle: Path) -> list[Path]:
             _require_room(tar, manifest)
             remove_leftovers(cache_folder(), "bundle-")
             folder = stack.enter_context(tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".writing-bundle-"))
-            for name, digest in track(manifest.items(), "reading the bundle", console=console):
+            for name, digest in track(manifest.items(), "reading the bundle"):
                 _extract(tar, name, Path(folder) / name)
                 if hash_file(Path(folder) / name) != digest:
                     raise InputError(f"{bundle} is damaged: {name} does not match its checksum; copy it again")

@@ -13,15 +13,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from PIL import Image
-from rich.progress import track
 from torch import Tensor
 
 from harness.config import Crop
+from harness.data.factors import Factors
 from harness.data.pixels import decode_image, fit
 from harness.data.source import Source, list_some, require_readable_size, require_room, shown
 from harness.errors import InputError
 from harness.protocol import Split
-from harness.terminal import console
+from harness.terminal import track
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif"}
 IMAGE_SUFFIXES |= {".jp2", ".ppm", ".pgm", ".pbm", ".pnm"}
@@ -31,7 +31,7 @@ IDX_IMAGES = "*images*idx3-ubyte*"
 
 @dataclass(frozen=True)
 class Contents:
-    """Of a source: images (N, C, H, W) uint8, and where it has them labels (N,) int64 and the classes' names.
+    """Of a source: images (N, C, H, W) uint8, and where it has them labels (N,) int64, the classes' names, and factors.
 
     `passed_over` names the files that are no images, and of which nothing is used.
     """
@@ -40,6 +40,7 @@ class Contents:
     labels: Tensor | None = None
     classes: Sequence[str] = ()
     passed_over: Sequence[str] = ()
+    factors: Factors | None = None
 
 
 def read_idx_pair(source: Source, prefix: str) -> Contents:
@@ -125,7 +126,7 @@ def read_image_files(source: Source, image_size: int, crop: Crop, *, with_classe
             unreadable.append(f"{shown(names[index])} ({error})")
 
     with ThreadPoolExecutor() as pool:
-        for _ in track(pool.map(read_one, range(len(names))), "reading images", len(names), console=console):
+        for _ in track(pool.map(read_one, range(len(names))), "reading images", len(names)):
             pass
     if unreadable:
         raise unreadable_images(source.path, unreadable, len(names))

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from harness.config import Crop
 from harness.data.cifar import read_cifar10
+from harness.data.factors import Factors
 from harness.data.formats import Contents, read_idx_pair, read_image_files
 from harness.data.source import Source
+from harness.data.sprites import N_SPRITES, render_sprites
 from harness.seeding import compute_permutation
 
 Reader = Callable[[Source, int, Crop], Contents]
@@ -55,6 +57,7 @@ def read_digits() -> Contents:
 # EMNIST's files hold each letter transposed. They stay as they are, as in torchvision and in the published procedure.
 DATASETS: dict[str, DatasetFormat] = {
     "digits": DatasetFormat(lambda *_: read_digits(), n_train=1797, embedded=True),
+    "sprites": DatasetFormat(lambda _, image_size, __: render_sprites(image_size), n_train=N_SPRITES, embedded=True),
     "mnist": DatasetFormat(_idx("train"), _idx("t10k"), 60_000, 10_000, torchvision=("MNIST", {})),
     "emnist": DatasetFormat(
         _idx("emnist-balanced-train"),
@@ -85,7 +88,7 @@ DATASETS: dict[str, DatasetFormat] = {
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Prepared images (N, c, S, S) uint8, c being 1 for grey data, with labels (N,) where the data has them.
+    """Prepared images (N, c, S, S) uint8, c being 1 for grey data; labels (N,) and factors where the data has them.
 
     `channels` is what a batch has: grey images are repeated to it. `sha256` is the checksum of the prepared data, of
     which `images` may be a subset: `n_prepared` images, where the data set as published has `n_expected` (None for a
@@ -100,6 +103,7 @@ class TrainingSet:
     crop: Crop = "squeeze"
     n_prepared: int = 0
     n_expected: int | None = None
+    factors: Factors | None = None
 
     def __len__(self) -> int:
         return len(self.images)

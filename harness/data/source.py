@@ -31,6 +31,7 @@ from harness.errors import InputError
 LARGEST_FILE = 2**31  # bytes that one file may bring into memory
 SMALL_FILE = 2**24  # bytes for which nobody asks how much memory is free, as asking takes longer than reading
 COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+HDF5 = ("*.h5", "*.hdf5")
 CHUNK = 2**20
 LONGEST_LINK = 4096  # bytes of a path
 # What readers of archives raise for damaged ones.
@@ -118,8 +119,11 @@ def open_source(path: Path) -> Source:
             return _open_zip(path)
     except DAMAGES as error:
         raise InputError(f"{shown(path)} is a damaged archive: {error}") from error
-    if path.is_file() and not fnmatch(path.name, "*-ubyte*") and not path.name.startswith("data_batch"):
-        raise InputError(f"{shown(path)} is no folder, no whole zip or tar archive, no idx file and no CIFAR-10 batch")
+    known = ("*-ubyte*", "data_batch*", *HDF5)
+    if path.is_file() and not any(fnmatch(path.name, pattern) for pattern in known):
+        raise InputError(
+            f"{shown(path)} is no folder, no whole zip or tar archive, no idx file, no CIFAR-10 batch and no .h5 file"
+        )
     folder = path if path.is_dir() else path.parent
     try:
         names, passed_over = _list_folder(folder)

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,15 +15,17 @@ from safetensors import SafetensorError
 
 from harness.config import Crop, check_dataset_name
 from harness.data.cache import Entry, cache_folder, cached, locked, read_metadata, save_entry
+from harness.data.factors import read_description
 from harness.data.formats import IDX_IMAGES, Contents, describe_use, read_image_files, read_own_idx
 from harness.data.pixels import BACKGROUND, fit
+from harness.data.rendered import read_hdf5, read_npz
 from harness.data.sets import DATASETS, Reader, TrainingSet
-from harness.data.source import EMBEDDED, MissingFileError, Source, list_some, open_source, shown
+from harness.data.source import EMBEDDED, HDF5, MissingFileError, Source, list_some, open_source, shown
 from harness.errors import InputError, unknown
 from harness.files import temporary_path
 from harness.protocol import Split
 from harness.seeding import compute_subset
-from harness.terminal import console
+from harness.terminal import console, say
 
 logger = logging.getLogger(__name__)
 NAMES_KEPT = 100  # of the files that were passed over, in an entry's metadata
@@ -53,13 +56,15 @@ def load_training_set(
     """
     tensors, metadata = _prepare_once(Prepared(name, image_size, crop))
     images, labels = tensors["images"], tensors.get("labels")
+    factors = read_description(metadata["factors"], tensors["factors"]) if "factors" in tensors else None
     if images.shape[1] > channels:
         raise InputError(f"{name} has colour images; channels = {channels} needs grey ones, set channels = 3")
     n, n_expected = len(images), DATASETS[name].n_train if name in DATASETS else None
     if max_images is not None and max_images < n:
         chosen = compute_subset(n, max_images)
         images, labels = images[chosen], labels[chosen] if labels is not None else None
-    return TrainingSet(name, images, labels, channels, metadata["sha256"], crop, n, n_expected)
+        factors = factors and factors.select(chosen)
+    return TrainingSet(name, images, labels, channels, metadata["sha256"], crop, n, n_expected, factors)
 
 
 def load_test_images(name: str, image_size: int, max_images: int | None = None, crop: Crop = "squeeze") -> Entry | None:
@@ -167,15 +172,20 @@ def _prepare(wanted: Prepared, source: Path | None) -> Entry:
     if contents.labels is not None:
         tensors["labels"] = contents.labels
     n, metadata = len(contents.images), {"name": name, "crop": crop, "split": split, "transparency": BACKGROUND}
+    if contents.factors is not None:
+        tensors["factors"] = contents.factors.numbers
+        metadata["factors"] = contents.factors.describe()
+        sizes = ", ".join(f"{factor.name} {len(factor.values)}" for factor in contents.factors.factors)
+        say(f"{name}: factors {sizes}")
     metadata["source"] = shown(source.absolute()) if source else "embedded"
     metadata |= {"n_used": str(n), "n_passed_over": str(len(contents.passed_over))}
     if contents.passed_over:
         metadata["passed_over"] = json.dumps(contents.passed_over[:NAMES_KEPT])
-        console.print(describe_use(opened.path, n, contents.passed_over), markup=False, highlight=False, soft_wrap=True)
+        say(describe_use(opened.path, n, contents.passed_over))
     if contents.classes:
         metadata["classes"] = json.dumps(contents.classes)
         classes = f"{name}: labels from {len(contents.classes)} folders: {list_some(contents.classes)}"
-        console.print(classes, markup=False, highlight=False, soft_wrap=True)
+        say(classes)
     expected = DATASETS[name].n_train if split == "train" and name in DATASETS else None
     expected = DATASETS[name].n_test if split == "test" and name in DATASETS else expected
     if expected is not None:
@@ -190,10 +200,14 @@ def _prepare(wanted: Prepared, source: Path | None) -> Entry:
 
 
 def _choose_reader(wanted: Prepared, source: Source) -> Reader:
-    """The published format's; for a user's own data that of idx files where there are any, else of images."""
+    """The published format's; for a user's own data that of idx files or arrays where there are any, else of images."""
     if wanted.name in DATASETS:
         dataset = DATASETS[wanted.name]
         return dataset.read if wanted.split == "train" else dataset.read_test or read_image_files
+    if source.find_all("imgs.npy"):
+        return read_npz
+    if any(fnmatch(source.named, pattern) for pattern in HDF5):
+        return read_hdf5
     if source.find_all(IDX_IMAGES):
 
         def read(source: Source, *_: object) -> Contents:

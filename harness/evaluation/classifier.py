@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
@@ -21,7 +20,7 @@ from harness.data.pixels import resize
 from harness.data.staging import load_training_set
 from harness.errors import InputError
 from harness.seeding import build_generator, derive_seed
-from harness.terminal import console
+from harness.terminal import track
 
 SIZE = 32
 BATCH_SIZE = 128
@@ -128,7 +127,7 @@ def train_classifier(images: Tensor, labels: Tensor, name: str) -> Entry:
     optimizer = torch.optim.Adam(classifier.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=STEPS)
     generator = build_generator(0, "classifier", 1)
-    for _ in track(range(STEPS), f"training the domain classifier of {name}", console=console):
+    for _ in track(range(STEPS), f"training the domain classifier of {name}"):
         rows = torch.randint(len(train_images), (BATCH_SIZE,), generator=generator)
         loss = cross_entropy(classifier(train_images[rows])[1], train_labels[rows])
         optimizer.zero_grad()
@@ -148,4 +147,4 @@ if __name__ == "__main__":
         assert training_set.labels is not None
         entry = train_classifier(training_set.images, training_set.labels, dataset_name)
         save_entry(SHIPPED / f"domain-{dataset_name}.safetensors", *entry)
-        console.print(dataset_name, entry[1])
+        print(dataset_name, entry[1])

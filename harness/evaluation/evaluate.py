@@ -1,5 +1,6 @@
 """One evaluation: the weights of one epoch under one protocol, from the posterior to the lines that are recorded."""
 
+import math
 import time
 from collections.abc import Callable, Collection
 from typing import cast
@@ -7,9 +8,10 @@ from typing import cast
 from harness.config import Sampler
 from harness.data.sets import TrainingSet
 from harness.data.staging import load_test_images
-from harness.errors import InputError
+from harness.errors import DivergedError, InputError
 from harness.evaluation.extractors import build_extractor
 from harness.evaluation.images import GeneratedImages, NumberedImages, PreparedImages, Reconstructions
+from harness.evaluation.mechanisms.measure import measure_mechanisms
 from harness.evaluation.posterior import Posterior, compute_diagnostics, compute_posterior
 from harness.evaluation.reference import load_reference
 from harness.evaluation.samplers import build_prior, fit_codes
@@ -17,7 +19,7 @@ from harness.evaluation.statistics import gather_statistics
 from harness.fields import paper_batch_size
 from harness.launch.processes import Processes
 from harness.protocol import Protocol, Reading
-from harness.readings import POSTERIOR, Part
+from harness.readings import MECHANISMS, POSTERIOR, Part
 from harness.record import Record
 from harness.seeding import derive_seed
 from variants import AutoEncoder, Variant
@@ -92,18 +94,20 @@ class Evaluator:
         Args: seed: the run's, from which all codes follow. after_batch: is told how many images of n are done, on every
             process at once; it may raise to end the evaluation.
         Returns: a line for each part, without the epoch: `posterior/<name>`, or `sampler`, `sampling_seed` and
-            `eval/<name>`; each with the seconds that it took.
-        Raises: DivergedError if a score is not finite.
+            `eval/<name>`, or `part` and `mechanism/<name>`; each with the seconds that it took.
+        Raises: DivergedError if a score is not finite; InputError for the mechanisms of a variant without an encoder.
         """
         fitted = any(sampler in ("gaussian", "gmm") for sampler, _ in parts)
         started = time.perf_counter()
         posterior = None
-        if fitted or POSTERIOR in parts:
+        if fitted or POSTERIOR in parts or MECHANISMS in parts:
             posterior = compute_posterior(variant, self.data, self.reading, seed, self.processes)
         lines: list[Record] = []
         for sampler, sampling_seed in parts:
             if (sampler, sampling_seed) == POSTERIOR:
                 line = describe_posterior(posterior)
+            elif (sampler, sampling_seed) == MECHANISMS:
+                line = self._measure_mechanisms(variant, posterior, seed, after_batch)
             else:
                 images = self._build_images(variant, sampler, sampling_seed, seed, posterior)
                 scores = self.score(images, after_batch)
@@ -113,6 +117,19 @@ class Evaluator:
             lines.append({**line, "time/evaluation_seconds": now - started})
             started = now
         return lines
+
+    def _measure_mechanisms(
+        self, variant: Variant, posterior: Posterior | None, seed: int, after_batch: Callable[[int, int], None]
+    ) -> Record:
+        if posterior is None or not isinstance(variant, AutoEncoder):
+            raise InputError(f"{type(variant).__name__} has no encoder whose mechanisms could be measured")
+        values = measure_mechanisms(
+            variant, posterior, self.data, self.extractor, self.reading, seed, self.processes, after_batch
+        )
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise DivergedError(f"the {name} is {value}")
+        return {"part": MECHANISMS[0]} | {f"mechanism/{name}": value for name, value in values.items()}
 
     def score(
         self, images: NumberedImages, after_batch: Callable[[int, int], None] = lambda done, n: None

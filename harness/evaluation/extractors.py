@@ -14,6 +14,7 @@ from harness.config import Crop
 from harness.data.weights import STAGED, weights_path
 from harness.errors import InputError
 from harness.evaluation.classifier import SIZE, load_classifier
+from harness.evaluation.folding import Extraction, choose_quicker, fold
 from harness.evaluation.resize import resize_to
 from harness.files import hash_file
 from harness.protocol import Protocol, Resize
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 PIXELS_AT_ONCE = (750_000, 23_000_000)
 MOST_FEATURES = 20_000  # whose covariance takes 3 GB
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-Extraction = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,14 @@ class Network:
     """A network as it comes, and how images are brought to its size unless the protocol says otherwise.
 
     `extract`: pixels (B, C, size, size) float32 in [0, 255], C being 1 or 3, to features (B, F) and class probabilities
-    (B, K) or None.
+    (B, K) or None. `build_quicker`: makes another that does the same in less time, where that pays.
     """
 
     sha256: str
     size: int
     resize: Resize
     extract: Extraction
+    build_quicker: Callable[[], Extraction] | None = None
 
 
 class Extractor:
@@ -58,10 +59,14 @@ class Extractor:
         self._extract, self._dtype = network.extract, AUTOCAST.get(protocol.autocast)
         generator = build_generator(0, "probe")  # noise, as of a blank image some networks make no numbers
         probe = torch.randint(0, 256, (2, 3, self.size, self.size), dtype=torch.uint8, generator=generator)
-        features, probabilities = self(probe.to(device))
+        probe = probe.to(device)
+        features, probabilities = self(probe)
         if features.ndim != 2 or len(features) != 2 or features.shape[1] > MOST_FEATURES:
             raise InputError(f"it makes features of shape {tuple(features.shape)} of two images")
         self.n_features, self.n_classes = features.shape[1], probabilities.shape[1]
+        if network.build_quicker is not None:
+            pixels = resize_to(probe, self.size, self.resize)
+            self._extract = choose_quicker(network.extract, network.build_quicker, pixels, f"the extractor {name}")
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         pixels = max(self.size**2, images.shape[2] * images.shape[3])
@@ -147,20 +152,23 @@ def _load_torchscript(path: Path, device: torch.device, must_be_inception: bool,
     if must_be_inception and not (hasattr(network, "layers") and hasattr(network, "output")):
         raise InputError(f"{path} is not clean-fid's Inception: it lacks `layers` or `output`")
 
-    has_classes = hasattr(network, "output")
+    has_classes, as_clean_fid = hasattr(network, "output"), hasattr(network, "layers")
 
-    def extract_as_clean_fid(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        features = network.layers((three_channels(pixels) - 128) / 128).flatten(1)
-        # Without the bias, as the Inception Score has been computed since its authors' own code.
-        return features, (features @ network.output.weight.T).softmax(dim=1) if has_classes else None
+    def extract_with(network_or_layers: Any) -> Extraction:
+        def extract_as_clean_fid(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+            features = network_or_layers((three_channels(pixels) - 128) / 128).flatten(1)
+            # Without the bias, as the Inception Score has been computed since its authors' own code.
+            return features, (features @ network.output.weight.T).softmax(dim=1) if has_classes else None
 
-    def extract(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        result = network(three_channels(pixels))
-        features, logits = (result, None) if isinstance(result, Tensor) else result
-        return features.flatten(1), None if logits is None else logits.softmax(dim=1)
+        def extract(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+            result = network_or_layers(three_channels(pixels))
+            features, logits = (result, None) if isinstance(result, Tensor) else result
+            return features.flatten(1), None if logits is None else logits.softmax(dim=1)
 
-    as_clean_fid = hasattr(network, "layers")
-    return Network(hash_file(path), 299, "clean", extract_as_clean_fid if as_clean_fid else extract)
+        return extract_as_clean_fid if as_clean_fid else extract
+
+    called = network.layers if as_clean_fid else network
+    return Network(hash_file(path), 299, "clean", extract_with(called), lambda: extract_with(fold(called)))
 
 
 def load_torchscript(path: Path, device: torch.device) -> Any:
@@ -188,11 +196,14 @@ def _load_torchvision(path: Path, device: torch.device) -> Network:
     classes, network.fc = network.fc.to(device), torch.nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
     network.to(device).eval()
 
-    def extract(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        features = network(three_channels(pixels) / 127.5 - 1)
-        return features, classes(features).softmax(dim=1)
+    def extract_with(network: Any) -> Extraction:
+        def extract(pixels: Tensor) -> tuple[Tensor, Tensor]:
+            features = network(three_channels(pixels) / 127.5 - 1)
+            return features, classes(features).softmax(dim=1)
 
-    return Network(hash_file(path), 299, "bilinear", extract)
+        return extract
+
+    return Network(hash_file(path), 299, "bilinear", extract_with(network), lambda: extract_with(fold(network)))
 
 
 def three_channels(pixels: Tensor) -> Tensor:

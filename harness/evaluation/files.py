@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from harness.data.arrays import NpzArray, list_arrays
@@ -22,7 +21,7 @@ from harness.evaluation.images import NumberedImages
 from harness.evaluation.statistics import Moments
 from harness.files import hash_file
 from harness.seeding import compute_permutation
-from harness.terminal import console
+from harness.terminal import track
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class ImageFiles(UserImages):
 
     def inspect(self) -> Inspection:
         digests, unreadable, grey, turned, transparent = [], [], 0, 0, 0
-        for name in track(self.names, f"inspecting {shown(self.path)}", console=console):
+        for name in track(self.names, f"inspecting {shown(self.path)}"):
             try:
                 content = self.source.read(name)
             except Exception as error:  # archives raise many kinds for damaged or encrypted members

@@ -79,7 +79,7 @@ def compute_diagnostics(mu: Tensor, sigma: Tensor) -> dict[str, object]:
         "noise_share": noise_share,
         "active_units": int((mu_variance > 0.01).sum()),
         "kl": kl.item(),
-        "prior_kl": _gaussian_fit_kl(mu, noise),
+        "prior_kl": _gaussian_fit_kl(mu, sigma),
         "collapse": classify_collapse(noise_share),
         "mu_mean_per_dim": mu.mean(dim=0).tolist(),
         "mu_std_per_dim": mu_variance.sqrt().tolist(),
@@ -101,10 +101,14 @@ def classify_collapse(noise_share: float) -> Collapse:
     return "posterior" if noise_share > 0.95 else "none"
 
 
-def _gaussian_fit_kl(mu: Tensor, noise: Tensor) -> float:
-    """KL(N(m, S) || N(0, I)) with m = E[mu] and S = Cov(mu) + diag(E[sigma^2]), nats."""
-    mean = mu.mean(dim=0)
-    covariance = torch.cov(mu.T, correction=0).reshape(len(mean), len(mean)) + torch.diag(noise)
+def aggregate_covariance(mu: Tensor, sigma: Tensor) -> Tensor:
+    """Of the aggregated posterior: Cov(mu) + diag(E[sigma^2]), (Z, Z). Args: mu, sigma: (N, Z)."""
+    return torch.cov(mu.T, correction=0).reshape(2 * mu.shape[1:]) + torch.diag(sigma.square().mean(dim=0))
+
+
+def _gaussian_fit_kl(mu: Tensor, sigma: Tensor) -> float:
+    """KL(N(m, S) || N(0, I)) with m = E[mu] and S the aggregated posterior's covariance, nats."""
+    mean, covariance = mu.mean(dim=0), aggregate_covariance(mu, sigma)
     log_values = torch.linalg.eigvalsh(covariance).clamp(min=torch.finfo(torch.float64).tiny).log()
     return (covariance.trace() + mean.square().sum() - len(mean) - log_values.sum()).item() / 2
 

@@ -27,6 +27,8 @@ class CodeDistribution:
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, Z) on the CPU."""
         eps = torch.randn(n, self.means.shape[1], generator=generator)
+        if len(self.weights) == 1:  # the prior: choosing components takes longer than all the rest of a draw
+            return self.means[0] + eps @ self.factors[0].T
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         return self.means[which] + (self.factors[which] @ eps[:, :, None])[:, :, 0]
 

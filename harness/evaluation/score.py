@@ -4,8 +4,6 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.progress import Progress
-
 from harness.data.formats import describe_use
 from harness.data.source import shown
 from harness.errors import InputError
@@ -17,7 +15,7 @@ from harness.evaluation.reference import WHAT_DUPLICATES_DO, Reference, build_gi
 from harness.evaluation.statistics import ImageStatistics, gather_statistics
 from harness.launch.processes import Processes, build_accelerator
 from harness.protocol import EXTRACTORS, Protocol, Reading, load_protocol
-from harness.terminal import console
+from harness.terminal import Bar, say
 
 logger = logging.getLogger(__name__)
 # What of a protocol says how given images are read: the rest speaks of a decoder.
@@ -56,7 +54,7 @@ def score_images(real: Path, fake: Path, protocol: Protocol, extractor: str | No
     else:
         sha256, n_real = given.sha256, 0
         reference = _refer_to(given, network)
-    with Progress(console=console, disable=not processes.is_main_process) as progress:
+    with Bar("images", disable=not processes.is_main_process) as progress:
         task = progress.add_task(f"scoring {shown(fake)}", total=len(fakes))
         statistics = gather_statistics(
             fakes, network, processes, batch_size, lambda done: progress.update(task, completed=done)
@@ -143,7 +141,7 @@ def _say_passed_over(images: Iterable[UserImages]) -> None:
     for these in images:
         if these.passed_over:
             line = describe_use(these.path, len(these), these.passed_over)
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(line)
 
 
 def _warn(found: dict[str, Inspection], statistics: ImageStatistics, duplicates: int, fake: Path) -> None:

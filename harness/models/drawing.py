@@ -1,5 +1,6 @@
 """Images drawn from a trained variant: a folder of PNG files, and a picture of the first ones beside it."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
-from rich.progress import Progress
 from torch import Tensor
 
 from harness.errors import InputError
@@ -16,14 +16,16 @@ from harness.evaluation.images import draw_codes, to_pixels
 from harness.evaluation.normalisation import evaluation_mode
 from harness.evaluation.samplers import build_prior
 from harness.fields import paper_batch_size
-from harness.files import replacing_folder
+from harness.files import make_folder, replacing_file, replacing_folder
 from harness.models.load import Trained, load_trained
-from harness.terminal import console
+from harness.terminal import Bar
 from harness.training.checkpoint import Which
 
 MAX_IMAGES = 1_000_000  # as many as six digits number
 GRID = "grid.png"
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".pdf")
+SHOWN = ROWS * COLUMNS  # of a picture
+KIND = "picture"  # as its text calls it, beside those of single images
+OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".pdf")
 
 
 def write_images(
@@ -31,7 +33,10 @@ def write_images(
 ) -> Path:
     """Draw n images from a run or an export into `out`, `<run id>-samples` where it is None; 64 of them in `out`.png.
 
-    Each file's text says which run, checkpoint and seed it is from. Returns: the folder, which holds only images.
+    Where `out` is itself a .png, it becomes that picture, and nothing else is written.
+
+    Each file's text says which run, checkpoint and seed it is from. Returns: the folder, which holds only images, or
+    the picture.
     Raises: InputError if there is no such model, for an n that makes no sense, if `out` holds anything but samples of
         this run, or if it cannot be written; DivergedError for images that are not finite.
     """
@@ -39,32 +44,58 @@ def write_images(
         raise InputError(f"-n {n} is no number of images; give 1 to {MAX_IMAGES:,}")
     if seed < 0:
         raise InputError(f"--seed {seed} is negative; give 0 or more")
-    if out is not None and out.suffix.lower() in PICTURES:
-        raise InputError(
-            f"--out {out} is a picture's name, and a folder is written; name it {out.with_suffix('')}, and "
-            f"{out.with_suffix('.png')} beside it shows the first {ROWS * COLUMNS}"
-        )
+    kind = "" if out is None else out.suffix.lower()
+    if kind in OTHER_PICTURES:
+        raise InputError(f"--out {out}: pictures are written as PNG; name it {Path(str(out)).with_suffix('.png')}")
+    if kind == ".png" and n > SHOWN:
+        raise InputError(f"-n {n} is more than the {SHOWN} images of a picture; for a folder of them, --out FOLDER")
     trained = load_trained(source, which, trust_code=trust_code)
     run_id = trained.origin.run_id
+    said = {"run_id": run_id, "checkpoint": trained.origin.checkpoint, "seed": str(seed)}
+    images = (image for batch in draw_images(trained, n, seed) for image in batch)
+    if out is not None and kind == ".png":
+        _write_picture(out, [*images], said)
+        return out
     folder = out or Path(f"{run_id}-samples")
     final = folder.resolve()
     grid = final.with_name(f"{final.name}.png")
     _require_own(folder, grid, run_id)
-    text = PngInfo()
-    for key, value in {"run_id": run_id, "checkpoint": trained.origin.checkpoint, "seed": seed}.items():
-        text.add_text(key, str(value))
-    with replacing_folder(folder) as new, Progress(console=console) as progress:
+    with replacing_folder(folder) as new, Bar("images") as progress:
         task = progress.add_task(f"drawing {folder}", total=n)
         first: list[Tensor] = []
-        for number, pixels in enumerate(image for batch in draw_images(trained, n, seed) for image in batch):
-            if number < ROWS * COLUMNS:
+        for number, pixels in enumerate(images):
+            if number < SHOWN:
                 first.append(pixels)
             channels_last = pixels.permute(1, 2, 0).squeeze(2).numpy()
-            Image.fromarray(channels_last).save(new / f"{number:06d}.png", pnginfo=text)
+            Image.fromarray(channels_last).save(new / f"{number:06d}.png", pnginfo=_build_text(said))
             progress.update(task, completed=number + 1)
-        Image.fromarray(build_grid(torch.stack(first))).save(new / GRID, pnginfo=text)
+        _save_grid(first, new / GRID, said)
         (new / GRID).replace(grid)
     return folder
+
+
+def _write_picture(picture: Path, images: list[Tensor], said: dict[str, str]) -> None:
+    """In the place of nothing, or of an earlier picture of the same run. Raises: InputError for anything else there."""
+    try:
+        if os.path.lexists(picture) and not _is_of(picture, run_id=said["run_id"], kind=KIND):
+            raise InputError(f"{picture} exists and is no picture of {said['run_id']}; choose another with --out")
+        make_folder(picture.parent)
+        with replacing_file(picture) as temporary:
+            _save_grid(images, temporary, said)
+    except OSError as error:
+        raise InputError(f"cannot write {picture}: {error}; choose another with --out") from error
+
+
+def _save_grid(images: list[Tensor], path: Path, said: dict[str, str]) -> None:
+    grid = build_grid(torch.stack(images))
+    Image.fromarray(grid).save(path, format="PNG", pnginfo=_build_text(said | {"kind": KIND}))
+
+
+def _build_text(said: dict[str, str]) -> PngInfo:
+    text = PngInfo()
+    for key, value in said.items():
+        text.add_text(key, value)
+    return text
 
 
 def draw_images(trained: Trained, n: int, seed: int) -> Iterator[Tensor]:
@@ -87,7 +118,7 @@ def _require_own(folder: Path, grid: Path, run_id: str) -> None:
     try:
         files = [*folder.iterdir()] if folder.exists() else []
         numbered = all(re.fullmatch(r"\d{6}\.png", file.name) for file in files)
-        if numbered and all(_is_from(file, run_id) for file in (*files, *([grid] if grid.exists() else []))):
+        if numbered and all(_is_of(file, run_id=run_id) for file in (*files, *([grid] if grid.exists() else []))):
             return
         wrong = f"{folder} or {grid} exists and is not of samples of {run_id} alone"
     except OSError as error:
@@ -95,6 +126,7 @@ def _require_own(folder: Path, grid: Path, run_id: str) -> None:
     raise InputError(f"{wrong}; choose another with --out, or remove it first")
 
 
-def _is_from(file: Path, run_id: str) -> bool:
+def _is_of(file: Path, **said: str) -> bool:
+    """Whether a file is a PNG whose text says this."""
     with Image.open(file) as image:
-        return isinstance(image, PngImageFile) and image.info.get("run_id") == run_id
+        return isinstance(image, PngImageFile) and said.items() <= image.info.items()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from harness.config import RunConfig, build_config
 from harness.data.staging import load_training_set
@@ -19,9 +18,9 @@ from harness.fields import FIELDS
 from harness.launch.processes import Processes, build_accelerator, explaining_lost_peers
 from harness.lock import is_owned
 from harness.models.load import load_trained, require_trust
-from harness.readings import is_measured, list_parts, require_same_extractor
+from harness.readings import is_measured, list_parts, read_run, require_same_extractor
 from harness.record import RunFolder, find_run_folders
-from harness.terminal import console
+from harness.terminal import Bar
 from harness.training.checkpoint import find_checkpoint, find_weights
 from harness.training.evaluations import RunEvaluations
 from harness.training.recorder import Recorder
@@ -93,8 +92,7 @@ def evaluate_runs(tasks: Sequence[Task]) -> None:
         processes = Processes(build_accelerator("no"))
         processes.require_same("tasks", [(task.folder.path.name, task.epochs) for task in tasks])
         evaluators = _cached_evaluators(processes)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, disable=not processes.is_main_process) as display:
+        with Bar("epochs", disable=not processes.is_main_process) as display:
             bar = display.add_task("", total=sum(len(task.epochs) for task in tasks))
             for task in tasks:
                 with _holding(task.folder, processes):
@@ -114,12 +112,12 @@ def _find_runs(root: Path) -> list[RunFolder]:
 def _read_run(folder: RunFolder, asked: Asked) -> tuple[RunConfig, int]:
     """A run's configuration with what is to be measured, and how many epochs it has been trained for."""
     try:
-        stored, status = folder.read_config(), folder.read_status()
+        stored, status, _ = read_run(folder)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder.path} is damaged: {error}") from error
     require_trust(folder.path, stored, asked.trust_code)
     if status["state"] != "done" or is_owned(folder):
-        progress = f"epoch {status.get('epoch', 0)} of {stored.get('epochs')}"
+        progress = f"epoch {status['epoch']} of {stored['epochs']}"
         raise InputError(
             f"{folder.path} is not finished ({status['state']}, {progress}); it evaluates itself while it trains"
         )
@@ -128,7 +126,7 @@ def _read_run(folder: RunFolder, asked: Asked) -> tuple[RunConfig, int]:
         wanted["protocol"] = list(asked.protocols)
     if asked.extractor is not None:
         wanted["extractor"] = asked.extractor
-    return build_config(stored, wanted), int(status["epoch"])
+    return build_config(stored, wanted), status["epoch"]
 
 
 def _find_missing(folder: RunFolder, config: RunConfig, which: Which, trained: int) -> tuple[int, ...]:
@@ -153,7 +151,8 @@ def _find_missing(folder: RunFolder, config: RunConfig, which: Which, trained: i
 
 
 def _list_parts(config: RunConfig, last: bool) -> list[tuple[str, int]]:
-    return list_parts(config.samplers, config.sampling_seeds, reconstructions=last)
+    mechanisms = last and config.mechanisms
+    return list_parts(config.samplers, config.sampling_seeds, reconstructions=last, mechanisms=mechanisms)
 
 
 def _describe_data(config: RunConfig) -> str:

@@ -8,6 +8,7 @@ from harness.errors import InputError
 from harness.files import replacing_folder, save_tensors, write_json
 from harness.models.card import build_card
 from harness.models.load import EXPORT, Trained, load_trained
+from harness.readings import read_evaluation, read_run
 from harness.record import Record, RunFolder
 from harness.training.checkpoint import Which, names_to_keep
 
@@ -27,10 +28,10 @@ def write_export(run: Path, which: Which, out: Path | None = None, trust_code: b
     folder = out or Path(f"{trained.origin.run_id}-export")
     _require_own(folder, trained.origin.run_id)
     try:
-        environment, readings = RunFolder(run).read_environment(), _find_readings(run, trained)
+        _, _, environment = read_run(RunFolder(run))
+        card = build_card(trained, environment, _find_readings(run, trained), folder.resolve().name)
     except (OSError, ValueError) as error:
         raise InputError(f"{run} is damaged: {error}") from error
-    card = build_card(trained, environment, readings, folder.resolve().name)
     config = {name: value for name, value in trained.config.items() if name not in OF_THE_MACHINE}
     config["protocol"] = [protocol | {"extractor_weights": None} for protocol in config["protocol"]]
     kept = names_to_keep(trained.variant)
@@ -46,7 +47,7 @@ def _find_readings(run: Path, trained: Trained) -> list[tuple[dict[str, Any], li
     """Each evaluation's protocol and its lines of the state's epoch; none for a state within an epoch."""
     if trained.origin.step:
         return []
-    found = [(each.read_protocol(), each.read()) for each in RunFolder(run).find_evaluations()]
+    found = [read_evaluation(each) for each in RunFolder(run).find_evaluations()]
     own = [(protocol, [line for line in lines if line["epoch"] == trained.origin.epoch]) for protocol, lines in found]
     return [(protocol, lines) for protocol, lines in own if lines]
 

@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness.errors import InputError
-from harness.protocol import Protocol
+from harness.protocol import Protocol, read_protocol
 from harness.readings import find_evaluation
 from harness.record import RunFolder, key_of
+from harness.schema import check_object
 from harness.training.checkpoint import Which, find_checkpoint, find_weights, names_to_keep, read_manifest, read_weights
 from variants import Variant, build, load_variant
 from variants.context import Context
@@ -73,17 +74,21 @@ def load_trained(
     """
     config = _read_config(path)
     require_trust(path, config, trust_code)
+    try:
+        check_object("config", {"sweep": "", **config})  # which an export has not
+    except ValueError as error:
+        raise InputError(f"{path} is damaged, or of another version: {error}") from error
     if EXPORT in config:
         weights, origin = _read_export(path, config[EXPORT])
     else:
         weights, origin = _read_newest(RunFolder(path), which)
     try:
         variant = _build(config)
-        protocol = Protocol.model_validate(config["protocol"][0])
+        protocol = read_protocol(config["protocol"][0])
     except (LookupError, TypeError, ValueError, ImportError) as error:
         raise InputError(
-            f"{path / 'config.json'} does not say how to build the variant ({error!r}); is it of another version, or "
-            "is the variant your own, which is found from the folder that holds its package?"
+            f"{path / 'config.json'} does not say how to build the variant ({type(error).__name__}: {error}); "
+            "is it of another version, or is the variant your own, which is found from the folder that holds it?"
         ) from error
     try:
         _set_weights(variant, weights)
@@ -136,7 +141,7 @@ def _find_state(folder: RunFolder, which: Which | int) -> Path:
 def _find_best(folder: RunFolder, kept: dict[int, Path]) -> int | None:
     """The epoch of the lowest FID among those kept, where evaluations came after the training and no link says it."""
     config = folder.read_config()
-    evaluation = find_evaluation(folder, Protocol.model_validate(config["protocol"][0]), config["image_size"])
+    evaluation = find_evaluation(folder, read_protocol(config["protocol"][0]), config["image_size"])
     lines = evaluation.read() if evaluation is not None else []
     scored = [line for line in lines if key_of(line)[1:] == ("prior", 0) and line["epoch"] in kept and line["epoch"]]
     return min(scored, key=lambda line: line["eval/fid"])["epoch"] if scored else None

@@ -17,21 +17,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from harness.data.cache import compute_sha256, read_entry
 from harness.errors import InputError, StorageError, unknown
 from harness.files import flush_to_disk, hash_file, replacing_file, save_tensors
 from harness.record import RunFolder
+from harness.schema import Count, Positive
+from harness.settings import parse_json
 from harness.training.engine import Engine
 from variants import Variant
 
 logger = logging.getLogger(__name__)
 Which = Literal["best", "latest"]
 MANIFEST = "progress.json"  # of a checkpoint: how far the run was, and the checksum of each file and of itself
+
+
+class _Sharing(TypedDict):
+    zero_stage: Count
+    num_processes: Positive
+
+
+@with_config(ConfigDict(strict=True))
+class _Manifest(TypedDict):
+    """progress.json: a stranger may have written it, as other files of a run folder."""
+
+    epoch: Count
+    step: Count
+    loss_sums: dict[str, Annotated[list[float], Field(min_length=1)]]
+    best: bool
+    sharing: _Sharing | None
+    grad_scaler: dict[str, Any] | None
+    sha256: dict[str, str]
+
+
+_MANIFEST = TypeAdapter(_Manifest)
 
 
 @dataclass
@@ -97,18 +123,24 @@ def load_checkpoint(folder: Path, engine: Engine, recorded: int | None = None) -
         saved = read_manifest(path)
         _check_sharing(path, saved, engine)
         averages = path / "ema.safetensors"
-        engine.load_tensors(
-            load_file(path / "model.safetensors"),
-            load_file(path / (engine.optimizer_file or "optimizer.safetensors")),
-            load_file(averages) if averages.exists() else None,
-        )
-        scaler = engine.processes.accelerator.scaler
-        if scaler is not None and saved.get("grad_scaler"):
-            scaler.load_state_dict(saved["grad_scaler"])
+        try:
+            engine.load_tensors(
+                load_file(path / "model.safetensors"),
+                load_file(path / (engine.optimizer_file or "optimizer.safetensors")),
+                load_file(averages) if averages.exists() else None,
+            )
+            scaler = engine.processes.accelerator.scaler
+            if scaler is not None and saved.get("grad_scaler"):
+                scaler.load_state_dict(saved["grad_scaler"])
+        except (OSError, LookupError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
+            raise InputError(
+                f"the checkpoint {path} is as it was written, but not this run's "
+                f"({' '.join(str(error).split()):.300}); remove it to go on from the one before"
+            ) from error
         if engine.processes.is_main_process:
             with _storing(path):
                 _make_room(folder)
-                _point_to(path, best=saved.get("best", False))
+                _point_to(path, best=saved["best"])
     return Progress(saved["epoch"], saved["step"], saved["loss_sums"])
 
 
@@ -120,12 +152,15 @@ def write_manifest(path: Path, content: dict[str, Any]) -> None:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """What progress.json of one checkpoint says. Raises: OSError or ValueError unless its files are as written."""
-    content = json.loads((path / MANIFEST).read_text())
-    if not isinstance(content, dict) or not {"epoch", "step", "loss_sums"} <= content.keys():
-        raise ValueError(f"{MANIFEST} does not say how far the run was")
-    if content.pop("checksum", None) != _hash(content):
+    content = parse_json((path / MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or content.pop("checksum", None) != _hash(content):
         raise ValueError(f"{MANIFEST} is not as it was written")
-    for name, digest in content.get("sha256", {}).items():
+    try:
+        _MANIFEST.validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{MANIFEST}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    for name, digest in content["sha256"].items():
         if hash_file(path / name) != digest:
             raise ValueError(f"{name} is not as it was written")
     return content

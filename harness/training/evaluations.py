@@ -33,8 +33,7 @@ class RunEvaluations:
         Returns: what the first protocol says of this epoch, as `readings.read_epoch`.
         """
         for evaluator in self.evaluators:
-            reconstructions = last and isinstance(variant, AutoEncoder)
-            missing = self._find_missing(evaluator, epoch, reconstructions)
+            missing = self._find_missing(evaluator, variant, epoch, last=last)
             if missing:
                 lines = evaluator.evaluate(variant, self.config.seed, missing, self.after_batch)
                 place = {"epoch": epoch, "images_seen": images_seen}
@@ -46,8 +45,7 @@ class RunEvaluations:
 
     def lacks(self, variant: Variant, epoch: int, *, last: bool) -> bool:
         """Whether anything of an epoch is not measured yet."""
-        reconstructions = last and isinstance(variant, AutoEncoder)
-        return any(self._find_missing(evaluator, epoch, reconstructions) for evaluator in self.evaluators)
+        return any(self._find_missing(evaluator, variant, epoch, last=last) for evaluator in self.evaluators)
 
     def read_best_fid(self, through_epoch: int) -> float:
         """The lowest FID so far of prior samples of trained weights, under the first protocol; infinite before one."""
@@ -59,8 +57,13 @@ class RunEvaluations:
 
         return self.recorder.processes.on_main(read)
 
-    def _find_missing(self, evaluator: Evaluator, epoch: int, reconstructions: bool) -> list[Part]:
-        wanted = list_parts(self.config.samplers, self.config.sampling_seeds, reconstructions=reconstructions)
+    def _find_missing(self, evaluator: Evaluator, variant: Variant, epoch: int, *, last: bool) -> list[Part]:
+        wanted = list_parts(
+            self.config.samplers,
+            self.config.sampling_seeds,
+            reconstructions=last and isinstance(variant, AutoEncoder),
+            mechanisms=last and self.config.mechanisms,
+        )
 
         def find() -> list[Part]:
             there = {key_of(line) for line in self.folder.evaluation(evaluator.reading.id).read()}

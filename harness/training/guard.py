@@ -7,8 +7,9 @@ from harness.data.staging import read_data_checksum
 from harness.errors import InputError
 from harness.fields import FIELDS
 from harness.protocol import Protocol
-from harness.readings import find_evaluation
+from harness.readings import find_evaluation, read_run
 from harness.record import RunFolder
+from harness.schema import check_records
 from harness.training.checkpoint import find_weights
 
 
@@ -20,8 +21,9 @@ def check_folder(folder: RunFolder, config: RunConfig) -> None:
     try:
         if not folder.config_file.exists():
             return
-        folder.read_status()
-        records, stored, environment = folder.read_records(), folder.read_config(), folder.read_environment()
+        stored, _, environment = read_run(folder)
+        records = folder.read_records()
+        check_records(records)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder.path} is damaged ({error}); remove the folder to start this run anew") from error
     wanted = config.model_dump(mode="json")

@@ -3,12 +3,10 @@
 import time
 from types import TracebackType
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from harness.config import RunConfig
 from harness.launch.processes import Processes
 from harness.record import Record
-from harness.terminal import console
+from harness.terminal import Bar, console, say
 from harness.training.checkpoint import Progress as TrainedSoFar
 
 REFRESH_SECONDS = 0.5  # reading a loss waits for the device, so it is read this often and no more
@@ -20,17 +18,8 @@ class TrainingProgress:
     def __init__(self, config: RunConfig, n_images: int, processes: Processes) -> None:
         self.config, self.enabled = config, processes.is_main_process
         self.steps_per_epoch = n_images // config.batch_size
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("epochs"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
-            console=console,
-            disable=not (self.enabled and console.is_terminal),
-        )
-        self.task = self.bar.add_task(config.run_id, total=config.epochs, losses="")
+        self.bar = Bar("epochs", disable=not (self.enabled and console.is_terminal))
+        self.task = self.bar.add_task(config.run_id, total=config.epochs)
         self.last_shown = time.monotonic()
 
     def __enter__(self) -> "TrainingProgress":
@@ -49,14 +38,12 @@ class TrainingProgress:
         self.last_shown = time.monotonic()
         shown = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
         shown += f"  {images_per_second:.0f} images/s"
-        self.bar.update(
-            self.task, completed=round(progress.epoch + progress.step / self.steps_per_epoch, 1), losses=shown
-        )
+        self._show(shown, round(progress.epoch + progress.step / self.steps_per_epoch, 1))
 
     def show_evaluation(self, done: int, n: int) -> None:
         if self.is_due():
             self.last_shown = time.monotonic()
-            self.bar.update(self.task, losses=f"scoring {done} of {n} images")
+            self._show(f"scoring {done} of {n} images")
 
     def show_epoch(self, record: Record) -> None:
         self.bar.update(self.task, completed=record["epoch"])
@@ -73,4 +60,7 @@ class TrainingProgress:
         if "posterior/sigma_mean" in record:
             shown += [f"sigma {record['posterior/sigma_mean']:.3f}"]
         if "eval/fid" in record or not console.is_terminal:
-            console.print("  ".join(shown), highlight=False, soft_wrap=True)
+            say("  ".join(shown))
+
+    def _show(self, what: str, completed: float | None = None) -> None:
+        self.bar.update(self.task, description=f"{self.config.run_id}\n{what}", completed=completed)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from results.compute.statistics import adjust_holm
 from results.compute.summary import SETTING
@@ -72,7 +72,7 @@ def combine(effects: np.ndarray, errors: np.ndarray) -> dict[str, float]:
     result: Any = combine_effects(effects, errors**2, method_re="iterated", use_t=True)
     low, high = result.conf_int(use_t=True)[3]  # the random effects' with Hartung & Knapp's scale
     mean, error = float(result.mean_effect_re), float(result.sd_eff_w_re_hksj)
-    p = 2 * stats.t.sf(abs(mean) / error, len(effects) - 1) if error > 0 else np.nan
+    p = 2 * special.stdtr(len(effects) - 1, -abs(mean) / error) if error > 0 else np.nan
     return {
         "effect": mean,
         "effect_low": float(low),

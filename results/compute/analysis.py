@@ -9,6 +9,7 @@ from results.compute.across_datasets import ACROSS, build_across
 from results.compute.baseline import BEST, COMPARISONS, build_best, build_comparisons
 from results.compute.claims import CLAIMS_COLUMNS, EVIDENCE, judge_claims
 from results.compute.collapse import COLLAPSE, build_collapse_table
+from results.compute.dose import DOSE, DOSE_RESPONSE, build_doses, build_responses
 from results.compute.gap import GAP, build_gap
 from results.compute.looks import Look, apply_looks
 from results.compute.odd_runs import find_odd_runs, list_as_problems
@@ -39,6 +40,8 @@ FILES: dict[str, tuple[list[Column], str]] = {
     "claims": (CLAIMS_COLUMNS, "a claim of the paper, and its verdict"),
     "claims_evidence": (EVIDENCE, "a number behind a verdict"),
     "collapse": (COLLAPSE, "a run and evaluation: the posterior's diagnostics"),
+    "dose": (DOSE, "a run of a family: a number, as a remedy's strength, at three levels or more, all else equal"),
+    "dose_response": (DOSE_RESPONSE, "a family, and a measure of the samples: how it goes with the noise share"),
     "gap": (GAP, "a cell that was scored under both protocols, paper and clean"),
     "spread": (SPREAD, "a source of spread, and how much of it there is"),
     "problems": (
@@ -82,39 +85,43 @@ def analyse(
     shared = reported[reported["search"] == NO_SEARCH]  # a search's trials are compared by what it found
     comparisons = apply_looks(build_comparisons(shared, margin), looks)
     odd = list_as_problems(find_odd_runs(reported, margin), collection.paths)
+    best = build_best(shared)
     tuning = tune(runs, reported, margin)
-    claims, evidence = _judge(runs[runs["search"] == NO_SEARCH], shared, tuning)
+    claims, evidence = _judge(runs, reported, tuning)
+    doses = build_doses(reported)
     frames = {
         "summary": summary,
         "comparisons": comparisons,
         "across_datasets": build_across(comparisons),
-        "best": build_best(shared),
+        "best": best,
         "references": references,
         "tuned": tuning.tuned,
         "budgets": tuning.budgets,
         "claims": claims,
         "claims_evidence": evidence,
         "collapse": build_collapse_table(runs),
+        "dose": doses,
+        "dose_response": build_responses(doses),
         "gap": build_gap(summary),
         "spread": build_spread(runs),
         "problems": pd.concat([collection.problems, odd], ignore_index=True) if len(odd) else collection.problems,
         "provenance": collection.provenance,
         "protocols": _protocols(collection),
     }
-    tables = build_tables(summary[summary["search"] == NO_SEARCH], shared, references)
+    tables = build_tables(summary[summary["search"] == NO_SEARCH], best, references)
     return Analysis(collection, rule, reported, frames, tables)
 
 
-def _judge(runs: pd.DataFrame, shared: pd.DataFrame, tuning: Tuning) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _judge(runs: pd.DataFrame, reported: pd.DataFrame, tuning: Tuning) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The claims, for each way to score by itself: at a setting that all variants share, and each at its own best."""
     verdicts, evidence = [], []
     judged = [*dict.fromkeys([*CELL, "run_id", "seed", "state", "epoch", "sampling_seed", "fid", "sigma_mean"])]
-    for settings, of_all, reported in (("shared", runs, shared), ("tuned", tuning.runs, tuning.reported)):
-        ways = reported[CAMPAIGN].drop_duplicates()
+    for settings, of_all, at_end in (("shared", runs, reported), ("tuned", tuning.runs, tuning.reported)):
+        ways = at_end[CAMPAIGN].drop_duplicates()
         if ways.empty and settings == "shared":
             ways = pd.DataFrame([["", ""]], columns=CAMPAIGN)
         for way in ways.to_dict(orient="records"):
-            parts = [frame.merge(pd.DataFrame([way])) for frame in (of_all[judged], reported)]
+            parts = [frame.merge(pd.DataFrame([way])) for frame in (of_all[judged], at_end)]
             for found, frames in zip(judge_claims(*parts), (verdicts, evidence), strict=True):
                 frames.append(found.assign(settings=settings, **{name: way[name] for name in CAMPAIGN}))
     return pd.concat(verdicts, ignore_index=True), pd.concat(evidence, ignore_index=True)

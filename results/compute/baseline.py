@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from harness.measures import MEASURES, select
 from results.compute.cells import Cells, build_cells, lay_out
+from results.compute.processes import OTHER_PROCESSES, describe_others
 from results.compute.statistics import (
     ALPHA,
-    CONFIDENCE,
     MARGIN,
     Array,
     adjust_holm,
@@ -19,6 +19,7 @@ from results.compute.statistics import (
     compute_margin,
     compute_p_above,
     compute_p_equivalent,
+    compute_reach,
     compute_seeds_needed,
     from_scale,
     to_scale,
@@ -37,6 +38,7 @@ COMPARISONS = [
     Column("baseline_options", "string", "options of the AAE compared with"),
     Column("n", "integer", "seeds of the variant; of pairs, seeds that both finished"),
     Column("n_baseline", "integer", "seeds of the AAE; likewise"),
+    OTHER_PROCESSES,
     Column("mean", "number", "of the variant over these seeds"),
     Column("baseline_mean", "number", "of the AAE over these seeds"),
     Column("difference", "number", "variant's mean minus the AAE's"),
@@ -71,8 +73,9 @@ def build_comparisons(reported: pd.DataFrame, margin: float = MARGIN) -> pd.Data
     Of several AAEs in a setting the one with plain options (the published model) is the baseline; a setting without
     exactly one such has no comparisons.
     """
-    table = compare_with(reported, find_baselines(reported), COMPARED, margin)
-    # The posterior is the same whatever the codes are drawn from.
+    measured = [measure for measure in COMPARED if reported[measure].notna().any()]
+    table = compare_with(reported, find_baselines(reported), measured, margin)
+    # Posterior and mechanisms are the same whatever the codes are drawn from.
     scores = {measure.name for measure in select("eval")}
     table = table[(table["sampler"] == "prior") | table["measure"].isin(scores)]
     return table.reindex(columns=[column.name for column in COMPARISONS]).reset_index(drop=True)
@@ -81,14 +84,14 @@ def build_comparisons(reported: pd.DataFrame, margin: float = MARGIN) -> pd.Data
 def find_baselines(reported: pd.DataFrame) -> pd.DataFrame:
     """The AAE's cell of each setting: SETTING, variant and options."""
     cells = reported.loc[reported["variant"] == BASELINE, CELL].drop_duplicates()
-    plain = {options: _is_plain(options) for options in cells["options"].unique()}
+    plain = {options: is_plain(options) for options in cells["options"].unique()}
     cells = cells.assign(plain=cells["options"].map(plain).astype(bool) if len(cells) else False)
     groups = cells.groupby(SETTING, dropna=False)["plain"]
     chosen = cells[(cells["plain"] & (groups.transform("sum") == 1)) | (groups.transform("size") == 1)]
     return chosen[CELL]
 
 
-def _is_plain(options: str) -> bool:
+def is_plain(options: str) -> bool:
     """The AAE as published: a linear sigma head, and no remedy on."""
     return all(
         name.endswith("direction") or value in (0, 0.0, None, False, "linear")
@@ -112,13 +115,19 @@ def compare_with(
     settings = layout.setting[layout.first]
     of_setting = np.full(len(settings) + 1, -1)  # the reference cell of each setting
     of_setting[settings[referred]] = referred
+    texts = describe_others(layout.rows, layout.setting, layout.cell)
+    marked = np.array(
+        [f"{variant}: {text}" if text else "" for variant, text in zip(layout.keys["variant"], texts, strict=True)],
+        object,
+    )
     for measure in measures:
         cells = build_cells(layout, measure)
         other = of_setting[settings]
         own = np.flatnonzero((other >= 0) & (other != np.arange(len(other))))
         own = own[(cells.n[own] > 0) & (cells.n[other[own]] > 0)]
         if len(own):
-            parts.append(_compare(cells, own, other[own], margin, cautious))
+            both = ["; ".join(filter(None, pair)) for pair in zip(marked[own], marked[other[own]], strict=True)]
+            parts.append(_compare(cells, own, other[own], margin, cautious).assign(other_processes=both))
     if not parts:
         return build_empty(COMPARISONS)
     return pd.concat(parts, ignore_index=True)
@@ -127,7 +136,7 @@ def compare_with(
 def _compare(cells: Cells, own: Array, other: Array, margin: float, cautious: bool) -> pd.DataFrame:
     test, paired, n = cells.test(own, other, cautious)
     families = cells.setting[own]
-    reach = stats.t.ppf(0.5 + CONFIDENCE / 2, test.df) * test.error
+    reach = compute_reach(test.error, test.df)
     low, high = test.difference - reach, test.difference + reach
     allowed = compute_margin(cells.shown[other], cells.scale, margin)
     p = test.p
@@ -223,11 +232,12 @@ def _by_size(groups: Array) -> list[Array]:
 
 def _note(cells: Cells, own: Array, other: Array) -> list[str]:
     """Why cells say nothing."""
-    flat, notes = cells.flat, [""] * len(own)
+    flat, notes, shown = cells.flat, [""] * len(own), cells.shown
+    variants = cells.keys["variant"].to_numpy(object)
     for number in np.flatnonzero(flat[own] | flat[other]):
         silent = [cell for cell in (own[number], other[number]) if flat[cell]]
-        names = " and ".join(str(cells.keys["variant"].iloc[cell]) for cell in silent)
-        bound = cells.scale == "logit" and all(cells.shown[cell] in (0.0, 1.0) for cell in silent)
+        names = " and ".join(variants[cell] for cell in silent)
+        bound = cells.scale == "logit" and all(shown[cell] in (0.0, 1.0) for cell in silent)
         why = "every seed is at the measure's bound" if bound else "equal to the last digit, likely copies of one run"
         notes[number] = f"no spread in {names}: {why}"
     return notes
@@ -245,12 +255,14 @@ def judge(measure: str, difference: float, p: float, p_equivalent: float, n: flo
     return "equivalent" if p_equivalent < level else "undecided"
 
 
-def mark_best(reported: pd.DataFrame, summary: pd.DataFrame, measure: str) -> pd.Series:
+def mark_best(best: pd.DataFrame, summary: pd.DataFrame, measure: str) -> pd.Series:
     """For each row of the summary: `best` if no other of its setting may be the best one; where several may, `among the
     best` for each of them; else nothing. The marked ones hold the true best with 95 %. One seed marks nothing.
+
+    Args: best: BEST.
     """
-    best = find_best(reported, measure)
-    keyed = summary[CELL].reset_index().merge(best, on=CELL, how="left").set_index("index")
+    own = best.loc[best["measure"] == measure, [*CELL, "mark"]]
+    keyed = summary[CELL].reset_index().merge(own, on=CELL, how="left").set_index("index")
     marks = keyed["mark"].fillna("").reindex(summary.index)
     return marks.where(summary[f"{measure}_mean"].notna(), "")  # NaN in some seed is no best
 
@@ -267,50 +279,58 @@ BEST = [
 
 def build_best(reported: pd.DataFrame) -> pd.DataFrame:
     """BEST: for FID and the Inception Score, of prior samples."""
-    prior = reported[reported["sampler"] == "prior"]
-    parts = [find_best(prior, measure) for measure in ("fid", "inception_score")]
+    layout = lay_out(reported[reported["sampler"] == "prior"])
+    parts = [_find_best(build_cells(layout, measure)) for measure in ("fid", "inception_score")]
     return pd.concat(parts, ignore_index=True)[[column.name for column in BEST]]
 
 
-def find_best(reported: pd.DataFrame, measure: str) -> pd.DataFrame:
+def _find_best(cells: Cells) -> pd.DataFrame:
     """BEST for the cells with two seeds or more of settings that have two such cells (Hsu 1984).
 
     A cell is ruled out if another is better in a one-sided test against it, at 5 % over all the others of its setting.
     The true best is ruled out with a chance of at most 5 %, whichever of them it is.
     """
-    cells = build_cells(lay_out(reported), measure)
-    sign = -1.0 if MEASURES[measure].better == "higher" else 1.0
-    able = pd.DataFrame({"cell": np.flatnonzero(cells.n >= 2)})
-    able["setting"] = cells.setting[able["cell"]]
-    both = able.merge(able, on="setting", suffixes=("", "_rival"))
-    both = both[both["cell"] != both["cell_rival"]].reset_index(drop=True)
-    own, rival = both["cell"].to_numpy(int), both["cell_rival"].to_numpy(int)
+    sign = -1.0 if MEASURES[cells.measure].better == "higher" else 1.0
+    able = np.flatnonzero(cells.n >= 2)
+    groups = [able[members] for members in _by_size(cells.setting[able]) if members.shape[1] > 1]  # (settings, C)
+    marks, probability = np.full(len(cells.n), "", dtype=object), np.full(len(cells.n), np.nan)
+    pairs = [np.broadcast_arrays(group[:, :, None], group[:, None, :]) for group in groups]
+    own, rival = (np.concatenate([pair[side].ravel() for pair in pairs] or [able[:0]]) for side in (0, 1))
     test, _, _ = cells.test(own, rival)
-    both["p"] = compute_p_above(sign * test.difference, test.error, test.df)
-    rivals = both.groupby("cell")
-    least = (rivals["p"].min() * rivals.size()).rename("p")
-    found = cells.keys.assign(measure=measure, n=cells.n, mean=cells.shown, probability=np.nan, mark="")
-    candidates = least.index[~(least < ALPHA)]
-    number = pd.Series(cells.setting[candidates]).map(pd.Series(cells.setting[candidates]).value_counts()).to_numpy()
-    found.loc[candidates, "mark"] = np.where(number > 1, "among the best", "best")
-    probability = np.full(len(found), np.nan)
-    for members in _by_size(able["setting"].to_numpy()):
-        own = able["cell"].to_numpy()[members]
-        if own.shape[1] > 1:
-            error = np.sqrt(cells.variance[own] / cells.n[own])
-            probability[own] = _share_of_best(sign * cells.mean[own], error, cells.df[own])
-    found["probability"] = probability
-    return found
+    p = compute_p_above(sign * test.difference, test.error, test.df)
+    end = 0
+    for group in groups:
+        count = group.shape[1]
+        start, end = end, end + group.size * count
+        against = np.where(np.eye(count, dtype=bool), np.nan, p[start:end].reshape(-1, count, count))
+        ruled_out = np.fmin.reduce(against, axis=-1) * (count - 1) < ALPHA
+        alone = (~ruled_out).sum(axis=-1, keepdims=True) == 1
+        marks[group] = np.where(ruled_out, "", np.where(alone, "best", "among the best"))
+        error = np.sqrt(cells.variance[group] / cells.n[group])
+        probability[group] = _share_of_best(sign * cells.mean[group], error, cells.df[group])
+    keys = {"measure": cells.measure, "n": cells.n, "mean": cells.shown, "probability": probability, "mark": marks}
+    return cells.keys.assign(**keys)
 
 
-def _share_of_best(mean: Array, error: Array, df: Array, points: int = 50) -> Array:
-    """The probability of each (..., C) to be the lowest, by quadrature over its own quantiles."""
-    quantiles = (np.arange(points) + 0.5) / points
+def _share_of_best(mean: Array, error: Array, df: Array, points: int = 50, most: int = 500) -> Array:
+    """The probability of each (D, C) to be the lowest of its row.
+
+    By quadrature, over a grid of `points` quantiles of each cell, of which `most` are kept: each cell's mass in an
+    interval, times the chance that all others are above it.
+    """
     flat = ~(error > 0) | ~(df > 0)
     error, df = np.where(flat, 1e-12, error), np.where(flat, 1.0, df)
-    at = mean[..., None] + error[..., None] * stats.t.ppf(quantiles, df[..., None])  # (..., C, points)
-    centre, width, freedom = (values[..., None, None, :] for values in (mean, error, df))
-    above = stats.t.sf((at[..., None] - centre) / width, freedom)  # (..., C, points, C)
-    itself = np.eye(mean.shape[-1], dtype=bool)[:, None, :]
-    share = np.where(itself, 1.0, above).prod(axis=-1).mean(axis=-1)
+    quantiles = (np.arange(points) + 0.5) / points
+    at = mean[..., None] + error[..., None] * special.stdtrit(df[..., None], quantiles)  # (D, C, points)
+    grid = np.sort(at.reshape(len(mean), -1), axis=-1)
+    kept = np.linspace(0, grid.shape[-1] - 1, min(most, grid.shape[-1])).round().astype(int)
+    grid = grid[:, None, kept]  # (D, 1, G)
+    above = special.stdtr(df[..., None], (mean[..., None] - grid) / error[..., None])  # (D, C, G)
+    with np.errstate(divide="ignore"):
+        logs = np.log(np.maximum(above, 1e-300))
+    others = np.exp(logs.sum(axis=1, keepdims=True) - logs)
+    edge = np.ones_like(others[..., :1])
+    mass = -np.diff(above, axis=-1, prepend=edge, append=0 * edge)
+    height = (np.concatenate([edge, others], axis=-1) + np.concatenate([others, 0 * edge], axis=-1)) / 2
+    share = (mass * height).sum(axis=-1)
     return share / share.sum(axis=-1, keepdims=True)

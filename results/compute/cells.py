@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.measures import MEASURES, Scale
 from results.compute.moderated import Blocks, Test, compare_paired, compare_unpaired, estimate_prior
-from results.compute.statistics import Array, to_scale
+from results.compute.statistics import Array, is_sound, to_scale
 from results.compute.summary import CELL, SETTING
 
 POOL = ["protocol", "extractor", "sampler"]  # cells that borrow from each other are scored in one way
@@ -131,12 +131,12 @@ def lay_out(reported: pd.DataFrame, cell: Sequence[str] = CELL, setting: Sequenc
 def build_cells(layout: Layout, measure: str) -> Cells:
     """The cells in one measure.
 
-    A score that is not finite leaves its run out (n says so, and is 0 where no run has it). A measure with values off
-    its scale (a KID below 0, were it judged by its logarithm) is judged on the linear one.
+    A score that is not finite, or beyond LARGEST, leaves its run out (n says so, and is 0 where no run has it). A
+    measure with values off its scale (a KID below 0, were it judged by its logarithm) is judged on the linear one.
     """
     scale: Scale = MEASURES[measure].scale
     raw = layout.rows[measure].to_numpy(float, na_value=np.nan)
-    finite = np.isfinite(raw)
+    finite = is_sound(raw)
     raw, code = raw[finite], layout.cell[finite]
     images = layout.rows["n_fake"].to_numpy(float, na_value=np.nan)[finite]
     values = to_scale(raw, scale, np.where(images > 0, images, 10_000))
@@ -146,7 +146,7 @@ def build_cells(layout: Layout, measure: str) -> Cells:
     n = np.bincount(code, minlength=count).astype(float)
     with np.errstate(invalid="ignore"):
         mean, shown = (np.bincount(code, part, minlength=count) / n for part in (values, raw))
-    own = _variances(values, code, mean, n)
+    own = compute_variances(values, code, mean, n)
     pool = layout.pool[layout.first]
     df_own = np.maximum(n - 1, 0)
     variance, df, common, worth, lenders = (np.full(count, np.nan) for _ in range(5))
@@ -177,8 +177,8 @@ def build_cells(layout: Layout, measure: str) -> Cells:
     )
 
 
-def _variances(values: Array, code: Array, mean: Array, n: Array) -> Array:
-    """n - 1, and exactly 0 where all values of a cell are the same, whatever the rounding of their mean."""
+def compute_variances(values: Array, code: Array, mean: Array, n: Array) -> Array:
+    """Of each cell (n - 1); exactly 0 where all its values are the same, whatever the rounding of their mean."""
     squares = np.bincount(code, (values - mean[code]) ** 2, minlength=len(n))
     low, high = np.full(len(n), np.inf), np.full(len(n), -np.inf)
     np.minimum.at(low, code, values)

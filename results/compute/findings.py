@@ -6,14 +6,15 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import special
 
+from harness.measures import MEASURES
 from results.compute.baseline import BASELINE, compare_with
-from results.compute.cells import build_cells, lay_out
+from results.compute.cells import build_cells, compute_variances, lay_out
 from results.compute.moderated import estimate_prior
-from results.compute.statistics import ALPHA, CONFIDENCE, MARGIN, compute_p_above, from_scale
+from results.compute.statistics import ALPHA, MARGIN, compute_p_above, compute_reach, from_scale
 from results.compute.summary import CELL, SETTING
-from results.read.labels import NEUTRAL, name_place
+from results.read.labels import NEUTRAL, Row, name_place
 
 Finding = Literal["for", "against", "open", "missing"]
 Evidence = list[dict[str, object]]
@@ -27,14 +28,18 @@ NEARLY = 0.8  # of the comparisons: nearly everywhere
 
 @dataclass(frozen=True)
 class Data:
-    """What rules see, of the main settings' prior samples: `runs` at all epochs, `reported`, FID's `comparisons`."""
+    """What rules see, of the main settings' prior samples: `runs` at all epochs, `reported`, FID's `comparisons`.
+
+    `every_setting`: prior samples at the reported epoch of all settings.
+    """
 
     runs: pd.DataFrame
     reported: pd.DataFrame
     comparisons: pd.DataFrame
+    every_setting: pd.DataFrame
 
 
-def _row(where: pd.Series, variant: str, quantity: str, text: str, p: tuple[float, float], **numbers: object) -> dict:
+def build_row(where: Row, variant: str, quantity: str, text: str, p: tuple[float, float], **numbers: object) -> dict:
     """A row of evidence. `p`: one-sided, of being for and against; NaN (not tested) is neither."""
     place = {name: where[name] for name in ("dataset", "image_size", "epochs", *NEUTRAL, "protocol_id")}
     p_for, p_against = (1.0 if np.isnan(value) else float(value) for value in p)
@@ -50,77 +55,76 @@ def _row(where: pd.Series, variant: str, quantity: str, text: str, p: tuple[floa
     } | numbers
 
 
-def _missing(where: pd.Series, variant: str, quantity: str, text: str, n: float = 0) -> dict:
+def build_missing(where: Row, variant: str, quantity: str, text: str, n: float = 0) -> dict:
     """A row of evidence that there is too little of."""
-    row = _row(where, variant, quantity, text, (np.nan, np.nan), n=n)
+    row = build_row(where, variant, quantity, text, (np.nan, np.nan), n=n)
     return row | {"finding": "missing", "p_for": np.nan, "p_against": np.nan}
-
-
-def _reach(df: float, error: float) -> float:
-    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, df) * error)
 
 
 def find_collapse(data: Data) -> Evidence:
     """C1: is the AAE's noise share below 5 % at the end?"""
     found = []
     plain = data.comparisons["baseline_options"].unique()
-    cells = build_cells(lay_out(data.reported), "noise_share")
-    for number in range(len(cells.n)):
-        keys = cells.keys.iloc[number]
-        if cells.n[number] == 0 or keys["variant"] != BASELINE or (len(plain) and keys["options"] not in plain):
-            continue
-        rows = data.reported.merge(keys.to_frame().T.astype(cells.keys.dtypes.to_dict()), on=CELL)
-        n, epochs = int(cells.n[number]), int(keys["epochs"])
-        first = data.runs[data.runs["run_id"].isin(rows["run_id"]) & (data.runs["sampler"] == "prior")]
-        start = first.loc[first["epoch"] == 0, "sigma_mean"].mean()
+    layout = lay_out(data.reported)
+    cells = build_cells(layout, "noise_share")
+    prior = data.runs[data.runs["sampler"] == "prior"]
+    first = prior[prior["epoch"] == 0].groupby("run_id")["sigma_mean"].mean()
+    own = layout.keys["variant"].eq(BASELINE) & (layout.keys["options"].isin(plain) | (len(plain) == 0))
+    error = np.where(cells.own > 0, np.sqrt(cells.least(cautious=True) / np.maximum(cells.n, 1)), np.nan)
+    reach = compute_reach(error, cells.df)
+    above = compute_p_above(cells.mean, error, cells.df, special.logit(COLLAPSED))
+    for number in np.flatnonzero(own & (cells.n > 0)):
+        rows = layout.rows[layout.cell == number]
+        keys, n = layout.keys.iloc[number], int(cells.n[number])
+        epochs, start = int(keys["epochs"]), first.reindex(rows["run_id"]).mean()
         text = f"mean sigma {start:.3f} before and {rows['sigma_mean'].mean():.3f} after {epochs} epochs, noise share "
         mean = float(cells.shown[number])
         if n < 2:
-            found.append(_missing(keys, BASELINE, "noise_share at the end", f"{text}{mean:.3f}, n = {n}", n))
+            found.append(build_missing(keys, BASELINE, "noise_share at the end", f"{text}{mean:.3f}, n = {n}", n))
             continue
-        error = float(np.sqrt(cells.least(cautious=True)[number] / n)) if cells.own[number] > 0 else np.nan
-        reach = _reach(cells.df[number], error)
-        low, high = (float(from_scale(cells.mean[number] + side * reach, cells.scale)) for side in (-1, 1))
-        above = _above(cells.mean[number], error, cells.df[number], float(special.logit(COLLAPSED)))
+        low, high = (float(from_scale(cells.mean[number] + side * reach[number], cells.scale)) for side in (-1, 1))
         # What has not converged cannot show that its limit is not 0.
-        p = (1 - above, above if epochs >= TURN else np.nan)
+        p = (1 - above[number], above[number] if epochs >= TURN else np.nan)
         text += f"{mean:.3f} [{low:.3f}, {high:.3f}], n = {n}"
         numbers = {"n": n, "estimate": mean, "low": low, "high": high}
-        found.append(_row(keys, BASELINE, "noise_share at the end", text, p, **numbers))
+        found.append(build_row(keys, BASELINE, "noise_share at the end", text, p, **numbers))
     return found
-
-
-def _above(mean: float, error: float, df: float, bound: float) -> float:
-    return float(compute_p_above(np.asarray(mean), np.asarray(error), np.asarray(df), bound))
 
 
 def find_flattening(data: Data) -> Evidence:
     """C2: the pace of FID's fall after epoch 20 over that before."""
     found, quantity = [], "pace after epoch 20 / before"
     prior = data.runs[(data.runs["sampler"] == "prior") & data.runs["fid"].notna()]
-    cells = [cell for _, cell in _measure_paces(prior).groupby(CELL, dropna=False, sort=False)]
-    if not cells:
+    runs = _measure_paces(prior)
+    groups = runs.groupby(CELL, dropna=False, sort=False)
+    if not len(runs):
         return []
-    paces = [cell["pace"].dropna().to_numpy(float) for cell in cells]
-    n = np.array([len(values) for values in paces], float)
-    finite = np.array([np.isfinite(values).all() for values in paces], bool)
-    own = np.array([v.var(ddof=1) if len(v) > 1 and known else np.nan for v, known in zip(paces, finite, strict=True)])
+    places = runs.drop_duplicates(CELL)[CELL].to_dict("records")  # in the groups' order
+    number, pace = groups.ngroup().to_numpy(), runs["pace"].to_numpy(float)
+    known = ~np.isnan(pace)
+    number, pace, count = number[known], pace[known], len(places)
+    n = np.bincount(number, minlength=count).astype(float)
+    finite = np.bincount(number, ~np.isfinite(pace), minlength=count) == 0
+    with np.errstate(invalid="ignore"):
+        mean = np.bincount(number, pace, minlength=count) / n
+        own = np.where(finite & (n >= 2), compute_variances(pace, number, mean, n), np.nan)
     shared = estimate_prior(np.nan_to_num(own), np.where(finite, np.maximum(n - 1, 0), 0))
     variance, df = shared.squeeze(own, np.maximum(n - 1, 0), cautious=True)
-    for cell, values, seeds, spread, freedom, squeezed in zip(cells, paces, n, own, df, variance, strict=True):
-        where, variant = cell.iloc[0], str(cell["variant"].iloc[0])
+    error = np.where(own > 0, np.sqrt(variance / np.maximum(n, 1)), np.nan)
+    reach = compute_reach(error, df)
+    above = compute_p_above(mean, error, df, FLAT)
+    for where, seeds, runs_of, *numbers in zip(places, n, groups.size(), mean, reach, above, strict=True):
+        variant = where["variant"]
         if seeds < 2:
-            text = f"{variant}: {where['epochs']} epochs, {cell['run_id'].nunique()} seeds (of {2 * TURN} and 2 needed)"
-            found.append(_missing(where, variant, quantity, text, seeds))
+            text = f"{variant}: {where['epochs']} epochs, {runs_of} seeds (of {2 * TURN} and 2 needed)"
+            found.append(build_missing(where, variant, quantity, text, seeds))
             continue
-        mean = float(values.mean())
-        error = float(np.sqrt(squeezed / seeds)) if spread > 0 else np.nan
-        reach = _reach(freedom, error)
-        above = _above(mean, error, freedom, FLAT)
-        text = f"{variant}: FID's pace after epoch {TURN} is {mean:.2f} [{mean - reach:.2f}, {mean + reach:.2f}] of "
+        centre, half, p = numbers
+        low, high = centre - half, centre + half
+        text = f"{variant}: FID's pace after epoch {TURN} is {centre:.2f} [{low:.2f}, {high:.2f}] of "
         text += f"that before, n = {int(seeds)}"
-        numbers = {"n": seeds, "estimate": mean, "low": mean - reach, "high": mean + reach}
-        found.append(_row(where, variant, quantity, text, (1 - above, above), **numbers))
+        estimate = {"n": seeds, "estimate": centre, "low": low, "high": high}
+        found.append(build_row(where, variant, quantity, text, (1 - p, p), **estimate))
     return found
 
 
@@ -146,20 +150,25 @@ def _measure_paces(prior: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(pace=runs["run_id"].map(pace))
 
 
-def _difference(
+def build_difference(
     row: pd.Series, direction: Literal["below", "above"], reference: str = BASELINE, p_for: float | None = None
 ) -> dict:
-    """Evidence that the variant's FID is below, or above, its reference's; `p_for` where less than that is enough."""
-    quantity = f"FID minus {'AAE' if reference == BASELINE else reference}'s"
-    text = f"{row['variant']} - {reference} = {row['difference']:+.2f} FID, n = {int(row['n'])}"
+    """Evidence that a measure of the variant is below, or above, its reference's; `p_for` where less is enough."""
+    measure = MEASURES[str(row["measure"])]
+    quantity = f"{measure.title} minus {'AAE' if reference == BASELINE else reference}'s"
+    difference, low, high = (
+        f"{row[name] * measure.factor:+.{measure.digits}f}"
+        for name in ("difference", "difference_low", "difference_high")
+    )
+    text = f"{row['variant']} - {reference} = {difference} {measure.column_title}, n = {int(row['n'])}"
     if row["verdict"] == "n = 1":
-        return _missing(row, row["variant"], quantity, text, row["n"])
-    text += f" [{row['difference_low']:+.2f}, {row['difference_high']:+.2f}], Holm p = {row['p_holm']:.3g}"
+        return build_missing(row, row["variant"], quantity, text, row["n"])
+    text += f" [{low}, {high}], Holm p = {row['p_holm']:.3g}"
     numbers = {"low": row["difference_low"], "high": row["difference_high"], "estimate": row["difference"]}
     below, above = one_sided(row)
     p = (below, above) if direction == "below" else (above, below)
     p = p if p_for is None else (p_for, p[1])
-    return _row(row, row["variant"], quantity, text, p, n=row["n"], p_holm=row["p_holm"], **numbers)
+    return build_row(row, row["variant"], quantity, text, p, n=row["n"], p_holm=row["p_holm"], **numbers)
 
 
 def one_sided(row: pd.Series) -> tuple[float, float]:
@@ -180,7 +189,7 @@ def find_help(variant: str, dataset: str) -> Callable[[Data], Evidence]:
     """C3, C5: is the variant's FID below the AAE's?"""
 
     def find(data: Data) -> Evidence:
-        return [_difference(row, "below") for _, row in _fid(data, [variant], [dataset]).iterrows()]
+        return [build_difference(row, "below") for _, row in _fid(data, [variant], [dataset]).iterrows()]
 
     return find
 
@@ -192,13 +201,13 @@ def find_most_help(data: Data) -> Evidence:
         own = _fid(data, ["n_iter"], [dataset])
         if own.empty:
             nowhere = pd.Series({"dataset": dataset, "image_size": 32, "epochs": None, "protocol_id": None, **NEUTRAL})
-            found.append(_missing(nowhere, "n_iter", "FID minus AAE's", "not trained with the AAE"))
+            found.append(build_missing(nowhere, "n_iter", "FID minus AAE's", "not trained with the AAE"))
         for _, row in own.iterrows():
-            found.append(_difference(row, "below"))
+            found.append(build_difference(row, "below"))
             cell = pd.DataFrame([row[CELL]]).astype(data.reported[CELL].dtypes.to_dict())
             rivals = compare_with(data.reported, cell, ["fid"], cautious=True)
             for _, rival in rivals[rivals["variant"].isin(PROPOSED) & (rivals["n"] >= 2)].iterrows():
-                found.append(_difference(rival, "above", "n_iter", _p_not_below(rival)))
+                found.append(build_difference(rival, "above", "n_iter", _p_not_below(rival)))
     return found
 
 
@@ -211,7 +220,7 @@ def _p_not_below(row: pd.Series) -> float:
 
 def find_harm(data: Data) -> Evidence:
     """C6: is the FID of feature and of equal_linear above the AAE's?"""
-    return [_difference(row, "above") for _, row in _fid(data, ["feature", "equal_linear"]).iterrows()]
+    return [build_difference(row, "above") for _, row in _fid(data, ["feature", "equal_linear"]).iterrows()]
 
 
 def find_exceptions(data: Data) -> Evidence:
@@ -224,5 +233,5 @@ def find_exceptions(data: Data) -> Evidence:
             text = f"{variant} beside the AAE with two seeds or more: {len(rows)} of {EVERYWHERE} data settings"
             found.append({"variant": variant, "quantity": "FID minus AAE's", "finding": "missing", "text": text})
             continue
-        found += [_difference(row, "above") for _, row in rows.iterrows()]
+        found += [build_difference(row, "above") for _, row in rows.iterrows()]
     return found

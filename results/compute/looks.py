@@ -44,10 +44,10 @@ def load_looks(runs: Path) -> list[Look]:
     """
     file = runs / LOOKS
     try:
-        lines = file.read_text().splitlines(keepends=True)
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     except FileNotFoundError:
         return []
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {file}: {error}") from error
     looks = []
     for line in lines:

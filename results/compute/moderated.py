@@ -13,7 +13,7 @@ Arrays' last axis is the cells; axes before it are collections (a simulation jud
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from results.compute.statistics import Array, compute_p
 
@@ -72,7 +72,7 @@ def estimate_prior(
     # Robustly (after Phipson et al. 2016): a cell whose variance no draw would explain keeps its own, and the others
     # are estimated without it.
     with np.errstate(invalid="ignore", divide="ignore"):
-        tail = stats.f.sf(variance / first.variance, np.maximum(df, 1), np.minimum(first.df, 1e6))
+        tail = special.fdtrc(np.maximum(df, 1), np.minimum(first.df, 1e6), variance / first.variance)
     outlying = usable & (tail * usable.sum(axis=-1, keepdims=True) < STANDS_OUT) & (first.df > 0)
     if not outlying.any():
         return first
@@ -125,7 +125,7 @@ def _follow_trend(
     slope = np.where(spread > 0, _sum(x * (e - centre), known) / np.where(spread > 0, spread, 1), 0.0)
     left = _sum((e - centre - slope * x) ** 2, usable)
     rest = np.maximum(freedom - 1, 1)[..., None]
-    p = stats.f.sf((squares - left) / (left / rest), 1, rest)
+    p = special.fdtrc(1, rest, (squares - left) / (left / rest))
     follow = (known.sum(axis=-1, keepdims=True) >= TREND_CELLS) & (p < TREND_LEVEL)
     centre = np.where(follow, centre + slope * x, centre)
     return centre, np.where(follow, left, squares), np.where(follow[..., 0], freedom - 1, freedom), follow
@@ -212,7 +212,7 @@ class Blocks:
         """
         df, rest_df = np.asarray(self.df), np.asarray(self.rest_df)
         with np.errstate(invalid="ignore", divide="ignore"):
-            p = stats.f.sf(self.common / self.rest, np.maximum(df, 1), np.maximum(rest_df, 1))
+            p = special.fdtrc(np.maximum(df, 1), np.maximum(rest_df, 1), self.common / self.rest)
         level = np.where(df >= FEW_BLOCKS, PAIR_LEVEL, PAIR_LEVEL_OF_FEW)
         return (df >= 1) & (rest_df >= 1) & (p < level)
 

@@ -9,7 +9,7 @@ import pandas as pd
 from results.compute.baseline import compare_with, find_baselines
 from results.compute.cells import Cells, build_cells, lay_out
 from results.compute.moderated import FEWEST
-from results.compute.statistics import MARGIN, Array
+from results.compute.statistics import MARGIN, Array, is_sound
 from results.compute.summary import SETTING
 from results.read.schema import PROBLEMS
 
@@ -30,7 +30,7 @@ def find_odd_runs(reported: pd.DataFrame, margin: float = MARGIN) -> pd.DataFram
     found: dict[int, list[str]] = {}
     for measure in MEASURES_LOOKED_AT:
         cells = build_cells(layout, measure)
-        numbers = np.flatnonzero(np.isfinite(layout.rows[measure].to_numpy(float, na_value=np.nan)))
+        numbers = np.flatnonzero(is_sound(layout.rows[measure].to_numpy(float, na_value=np.nan)))
         distance = measure_distances(cells)
         for place in np.flatnonzero(np.abs(distance) > FAR):
             row, cell = int(numbers[place]), int(cells.rows["cell"].iloc[place])

@@ -44,7 +44,8 @@ def build_references(collection: Collection, summary: pd.DataFrame, reported: pd
     baseline = find_baselines(reported)
     decoded = summary.merge(baseline[baseline["sampler"] == "reconstruction"], on=CELL)
     decoded = decoded.drop(columns="inception_score_10_std")  # over seeds there, over splits here
-    decoded = decoded.rename(columns={f"{name}_mean": name for name in SCORES}).assign(reference="reconstruction")
+    decoded = decoded.rename(columns={f"{name}_mean": name for name in SCORES}).copy()
+    decoded = decoded.assign(reference="reconstruction")
     columns = [column.name for column in REFERENCES]
     parts = [part.reindex(columns=columns) for part in (floors, decoded) if len(part)]
     table = pd.concat(parts, ignore_index=True) if parts else build_empty(REFERENCES)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from harness.measures import MEASURES
-from results.compute.statistics import split_variance, to_scale
+from results.compute.statistics import is_sound, split_variance, to_scale
 from results.compute.summary import CELL
 from results.read.schema import Column
 
@@ -81,7 +81,8 @@ def build_spread(runs: pd.DataFrame, measure: str = MEASURE) -> pd.DataFrame:
     """
     done = runs[(runs["state"] == "done") & (runs["sampler"] == "prior")]
     last = done[done["epoch"] == done.groupby("run_id")["epoch"].transform("max")]
-    values = to_scale(last[measure].to_numpy(float, na_value=np.nan), MEASURES[measure].scale)
+    raw = last[measure].to_numpy(float, na_value=np.nan)
+    values = to_scale(np.where(is_sound(raw), raw, np.nan), MEASURES[measure].scale)
     rows = last.assign(value=values)[np.isfinite(values)]
     rows = rows.assign(sampling_seed=rows["sampling_seed"].fillna(0))
     return pd.DataFrame([{"measure": measure, **_measure(rows, source)} for source in SOURCES])

@@ -10,10 +10,11 @@ gives no interval and no p; nor do scores that are equal to the last digit, whic
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import special, stats
+from scipy import special  # not scipy.stats: it takes 0.6 s, and every command that reads results would wait for it
 
 from harness.errors import InputError
 from harness.measures import Scale
+from results.read.schema import LARGEST
 
 CONFIDENCE = 0.95
 ALPHA = 1 - CONFIDENCE
@@ -21,6 +22,11 @@ POWER = 0.8
 MOST_SEEDS = 1000
 MARGIN = 0.1  # relative to the baseline: differences below it count as equivalent
 Array = np.ndarray
+
+
+def is_sound(values: Array) -> Array:
+    """Which scores are numbers to compute with: finite, and not beyond LARGEST."""
+    return np.abs(np.asarray(values, float)) <= LARGEST
 
 
 def to_scale(values: Array, scale: Scale, images: Array | float = 10_000) -> Array:
@@ -70,20 +76,25 @@ def compute_half_width(std: Array, n: Array) -> Array:
     """Half of the 95 % t interval of a mean from the standard deviation (n - 1) over n values; NaN below two."""
     std, n = np.asarray(std, float), np.asarray(n, float)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(n >= 2, stats.t.ppf(0.5 + CONFIDENCE / 2, np.maximum(n - 1, 1)) * std / np.sqrt(n), np.nan)
+        return np.where(n >= 2, compute_reach(std / np.sqrt(n), np.maximum(n - 1, 1)), np.nan)
+
+
+def compute_reach(error: Array, df: Array) -> Array:
+    """Half of a 95 % t interval, from the standard error; NaN without degrees of freedom."""
+    return special.stdtrit(df, 0.5 + CONFIDENCE / 2) * error
 
 
 def compute_p(difference: Array, error: Array, df: Array) -> Array:
     """Two-sided p of a t test; NaN without a standard error: what has no spread is no evidence."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        p = 2 * stats.t.sf(np.abs(difference) / error, df)
+        p = 2 * special.stdtr(df, -np.abs(difference) / error)
     return np.where(np.asarray(error) > 0, p, np.nan)
 
 
 def compute_p_above(difference: Array, error: Array, df: Array, bound: Array | float = 0.0) -> Array:
     """One-sided p of a t test that the true difference is above `bound`; NaN without a standard error."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        p = stats.t.sf((difference - np.asarray(bound)) / error, df)
+        p = special.stdtr(df, (np.asarray(bound) - difference) / error)
     return np.where(np.asarray(error) > 0, p, np.nan)
 
 
@@ -137,7 +148,7 @@ def compute_power(shift: Array, df: Array, alpha: Array) -> Array:
     # Beyond 30 standard errors all is found, and the noncentral t's series fails.
     with np.errstate(all="ignore"):
         power = ttest_power(np.minimum(shift, 30.0), 1.0, alpha / 2, df=np.asarray(df, float), alternative="larger")
-    return np.where(np.isfinite(power), power, stats.norm.sf(stats.t.isf(alpha / 2, df) - shift))
+    return np.where(np.isfinite(power), power, special.ndtr(special.stdtrit(df, alpha / 2) + shift))
 
 
 def compute_seeds_needed(difference: Array, variance: Array, prior_df: Array, sides: Array, alpha: Array) -> Array:
@@ -159,15 +170,18 @@ def compute_seeds_needed(difference: Array, variance: Array, prior_df: Array, si
         d = np.where(known, np.abs(difference) / np.sqrt(variance), 1.0)
     borrowed = np.minimum(np.nan_to_num(prior_df, nan=0.0, posinf=1e4), 1e4)
 
-    def find(n: Array) -> Array:
-        return compute_power(d * np.sqrt(n), borrowed + sides * (n - 1), alpha) >= POWER
+    def is_enough(n: Array, where: Array) -> Array:
+        shift, df = d[where] * np.sqrt(n), borrowed[where] + sides[where] * (n - 1)
+        return compute_power(shift, df, alpha[where]) >= POWER
 
     low, high = np.full(d.shape, 1.0), np.full(d.shape, float(MOST_SEEDS))
-    found = find(high)
-    while (high - low > 1).any():
-        middle = np.maximum(np.floor((low + high) / 2), 2)
-        enough = find(middle)
-        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    found = np.array(known)
+    found[found] = is_enough(high[found], found)
+    while (open_ := np.array(found & (high - low > 1))).any():
+        middle = np.maximum(np.floor((low[open_] + high[open_]) / 2), 2)
+        enough = is_enough(middle, open_)
+        low[open_] = np.where(enough, low[open_], middle)
+        high[open_] = np.where(enough, middle, high[open_])
     return np.where(known, np.where(found, high, np.inf), np.nan)
 
 

@@ -1,5 +1,6 @@
 """Seeds aggregated: each finished run at its reported epoch, averaged over the seeds of its cell."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
@@ -7,9 +8,11 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import InputError
-from results.compute.statistics import compute_half_width, split_variance
+from results.compute.processes import OTHER_PROCESSES, describe_others
+from results.compute.statistics import Array, compute_half_width, is_sound, split_variance
 from results.read.schema import (
     CONFIGURATION,
+    MECHANISM_COLUMNS,
     OVER_SEEDS,
     POSTERIOR_COLUMNS,
     PROTOCOL_COLUMNS,
@@ -39,6 +42,7 @@ _CELL_COLUMNS = {column.name: column for column in [*CONFIGURATION, *PROTOCOL_CO
 SUMMARY = [
     *(_CELL_COLUMNS[name] for name in CELL),
     Column("n", "integer", "seeds that finished"),
+    OTHER_PROCESSES,
     Column("n_real", "integer", "images of the reference"),
     Column("n_fake", "integer", "images generated for a score"),
     Column("epoch_rule", "string", "which epoch is reported: last or held-out"),
@@ -46,7 +50,7 @@ SUMMARY = [
     Column("epoch_last", "integer", "the latest of them"),
     Column("sweeps", "string", "sweeps that the runs came from"),
     *suffixed(
-        [*SCORE_COLUMNS, *POSTERIOR_COLUMNS],
+        [*SCORE_COLUMNS, *POSTERIOR_COLUMNS, *MECHANISM_COLUMNS],
         {
             "mean": "mean over seeds",
             "std": "standard deviation over seeds (n - 1; empty for one seed)",
@@ -62,7 +66,9 @@ SUMMARY = [
             ("sampling", "where evaluations were repeated with other sampling seeds"),
         )
     ),
-    Column("not_finite", "string", "measures that are NaN or infinite in some seed, and in how many: `fid 1`"),
+    Column(
+        "not_finite", "string", "measures that are NaN, infinite or beyond 1e30 in some seed, and in how many: `fid 1`"
+    ),
     Column("collapse", "string", "the seeds' verdicts, counted: `variance 2, none 1`"),
 ]
 
@@ -70,7 +76,7 @@ SUMMARY = [
 def summarise(runs: pd.DataFrame, rule: EpochRule = "last") -> pd.DataFrame:
     """One row per cell, SUMMARY's columns; cells keep the order in which they first appear.
 
-    A measure that was NaN in some seed has an empty mean: the mean of the others would hide it.
+    A measure that was not finite in some seed has an empty mean: the mean of the others would hide it.
     Raises: InputError if the rule is held-out, and a finished run was not evaluated with a second sampling seed.
     """
     reported = reported_rows(runs, rule)
@@ -90,16 +96,22 @@ def summarise(runs: pd.DataFrame, rule: EpochRule = "last") -> pd.DataFrame:
             groups[["n_real", "n_fake"]].first(),
             groups["epoch"].min().rename("epoch_first"),
             groups["epoch"].max().rename("epoch_last"),
-            groups["sweep"].agg(lambda names: ", ".join(sorted(set(names.dropna())))).rename("sweeps"),
-            *(part[name].rename(f"{name}_{suffix}") for name in OVER_SEEDS for suffix, part in parts.items()),
-            flaws.apply(lambda row: ", ".join(f"{name} {n}" for name, n in row.items() if n), axis=1).rename(
-                "not_finite"
-            ),
-            groups["collapse"].agg(_count).rename("collapse"),
+            *(part.add_suffix(f"_{suffix}") for suffix, part in parts.items()),
         ],
         axis=1,
     ).reset_index()
-    summary["epoch_rule"] = rule
+    number = groups.ngroup().to_numpy()
+    setting = reported.groupby(SETTING, dropna=False, sort=False).ngroup().to_numpy()
+    summary = summary.assign(
+        epoch_rule=rule,
+        other_processes=describe_others(reported, setting, number),
+        sweeps=[", ".join(sorted(set(names))) for names in _list_by_cell(number, reported["sweep"])],
+        not_finite=[", ".join(f"{name} {n}" for name, n in row.items() if n) for row in flaws.to_dict("records")],
+        collapse=[
+            ", ".join(f"{verdict} {n}" for verdict, n in Counter(verdicts).most_common())
+            for verdicts in _list_by_cell(number, reported["collapse"])
+        ],
+    )
     summary = summary.merge(repeated, on=CELL, how="left") if len(repeated) else summary
     return summary.reindex(columns=[column.name for column in SUMMARY]).copy()
 
@@ -170,15 +182,20 @@ def _split_variances(runs: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame
     for cell, evaluations in repeated.groupby(CELL, dropna=False, sort=False):
         row = dict(zip(CELL, cell, strict=True))
         for name in SPLIT:
-            measured = evaluations.dropna(subset=[name])
+            measured = evaluations[is_sound(evaluations[name].to_numpy(float, na_value=np.nan))]
             training, sampling = split_variance(measured[name].to_numpy(), measured["run_id"].to_numpy())
             row |= {f"{name}_training_std": training, f"{name}_sampling_std": sampling}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _count(verdicts: pd.Series) -> str:
-    return ", ".join(f"{verdict} {n}" for verdict, n in verdicts.value_counts().items())
+def _list_by_cell(number: Array, texts: pd.Series) -> list[list[str]]:
+    """The texts of each cell's rows, by its number, without missing ones."""
+    found: list[list[str]] = [[] for _ in range(number.max() + 1 if len(number) else 0)]
+    for cell, text, missing in zip(number, texts, texts.isna(), strict=True):
+        if not missing:
+            found[cell].append(text)
+    return found
 
 
 def is_missing(value: object) -> bool:

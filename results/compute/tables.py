@@ -7,8 +7,9 @@ from importlib.resources import files
 import pandas as pd
 
 from harness.fields import paper_batch_size
-from harness.measures import select
+from harness.measures import MEASURES, select
 from results.compute.baseline import BASELINE, mark_best
+from results.compute.processes import OTHER_PROCESSES
 from results.compute.summary import RULES, SETTING, is_missing
 from results.read.labels import LABEL_COLUMNS, NEUTRAL, format_value, label_cells, name_setting
 from results.read.schema import OVER_SEEDS, Column
@@ -17,7 +18,6 @@ NUMBERS = {"cifar10": 1, "ffhq": 2, "mnist": 3, "emnist": 4, "fashion_mnist": 5}
 # What may differ between the blocks of one table, as in the paper's Table 2: its two image sizes.
 BLOCK = ["image_size", "batch_size", "protocol_id"]
 SHOWN = {measure.name: (measure.column_title, measure.digits) for measure in select(place="table")}
-SCALE = {measure.name: measure.factor for measure in select(place="table")}
 MARKED = ["fid", "inception_score"]
 TABLE = [
     Column("table", "integer", "number of the paper's table; empty for other data"),
@@ -30,6 +30,7 @@ TABLE = [
     Column("epochs", "integer", "training budget"),
     *LABEL_COLUMNS,
     Column("n", "integer", "seeds"),
+    OTHER_PROCESSES,
     Column("n_real", "integer", "images of the reference"),
     Column("n_fake", "integer", "images generated"),
     *(
@@ -38,7 +39,7 @@ TABLE = [
         for suffix, meaning in (("mean", "mean"), ("std", "standard deviation"))
     ),
     *(Column(f"{name}_mark", "string", "best, or among the best; empty: neither, or no statistics") for name in MARKED),
-    Column("not_finite", "string", "measures that are NaN in some seed, and in how many"),
+    Column("not_finite", "string", "measures that are NaN, infinite or beyond 1e30 in some seed, and in how many"),
     Column(
         "published_fid", "number", "of the paper's table: one seed, and another protocol unless published_comparable"
     ),
@@ -69,14 +70,14 @@ def load_published() -> pd.DataFrame:
         return pd.read_csv(file)
 
 
-def build_tables(summary: pd.DataFrame, reported: pd.DataFrame, references: pd.DataFrame) -> list[PaperTable]:
+def build_tables(summary: pd.DataFrame, best: pd.DataFrame, references: pd.DataFrame) -> list[PaperTable]:
     """A table per data set and setting, of prior samples.
 
     Several sizes share one, and so do settings that differ in one other field, which then is a column.
     """
     cells = summary[summary["sampler"] == "prior"]
     shared = [name for name in SETTING if name not in (*BLOCK, "sampler")]
-    cells = _add_published(cells.assign(**{f"{name}_mark": mark_best(reported, cells, name) for name in MARKED}))
+    cells = _add_published(cells.assign(**{f"{name}_mark": mark_best(best, cells, name) for name in MARKED}))
     floors = _prepare_references(references)
     tables: list[Joined] = []
     for (dataset, *_), group in cells.groupby(shared, dropna=False, sort=False):
@@ -197,11 +198,11 @@ def format_varied(row: pd.Series, varied: str) -> str:
 
 
 def format_cell(row: pd.Series, name: str) -> str:
-    """`34.41 ± 0.07`; without a spread for one seed; NaN as such; empty if it was not measured."""
-    digits, factor = SHOWN[name][1], SCALE.get(name, 1.0)
+    """`34.41 ± 0.07`; without a spread for one seed; what is not finite is said; empty if it was not measured."""
+    digits, factor = MEASURES[name].digits, MEASURES[name].factor
     flaws = dict(part.split() for part in str(row["not_finite"]).split(", ") if part.count(" ") == 1)
     if name in flaws and isinstance(row["not_finite"], str):
-        return f"NaN in {flaws[name]} of {int(row['n'])}"
+        return f"not finite in {flaws[name]} of {int(row['n'])}"
     mean, std = row[f"{name}_mean"], row[f"{name}_std"]
     if is_missing(mean):
         return ""

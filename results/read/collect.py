@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from harness.escape import printable
 from harness.record import Record, RunFolder
@@ -18,8 +18,11 @@ from results.read.index import Index, State, load_index, scan
 from results.read.labels import NEUTRAL, label_settings
 from results.read.schema import COLUMNS, PROBLEMS, PROVENANCE, TRAINING_COLUMNS
 
+pc: Any = pyarrow.compute  # its functions are made when it is imported: type checkers don't see them
 PAPER_ORDER = ["aae", "latent_mapping", "n_iter", "kld_loss", "feature", "equal_linear"]
 SAMPLER_ORDER = ["prior", "gaussian", "gmm", "reconstruction"]
+SORTED_BY = ["variant_place", "variant", "options_place", "dataset", "image_size", "label", "seed", "run_id", "epoch"]
+SORTED_BY += ["protocol_id", "sampler_place", "sampler", "sampling_seed"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class Collection:
             check_evaluation(lines)
         except (OSError, ValueError, OverflowError):
             return []
-        return sorted((line for line in lines if "sampler" not in line), key=lambda line: line["epoch"])
+        posteriors = (line for line in lines if not {"sampler", "part"} & {*line})
+        return sorted(posteriors, key=lambda line: line["epoch"])
 
     def select(self, run_ids: set[str]) -> "Collection":
         """What concerns these runs."""
@@ -112,12 +116,11 @@ def collect(root: Path, states: dict[str, State] | None = None, processes: int =
         problems.append({"path": printable(str(root / path)), "run_id": run_id, "state": "damaged", "reason": reason})
         del paths[run_id]
     provenance = [row for row in provenance if row["run_id"] in paths]
-    table = _sorted(index, copies)
-    floors = [name for name in table["sampler"].unique().to_pylist() if name.startswith(FLOOR)]
-    is_floor = pc.field("sampler").isin(pa.array(floors, pa.string()))
+    is_floor = pc.starts_with(index.table["sampler"], FLOOR)
+    is_copy = pc.is_in(index.table["folder"], pa.array(copies, pa.string()))
     return Collection(
-        table.filter(~is_floor),
-        table.filter(is_floor).to_pandas(),
+        _sorted(index.table, pc.and_not(pc.invert(is_floor), is_copy)),
+        _sorted(index.table, pc.and_not(is_floor, is_copy)).to_pandas(),
         pd.DataFrame(problems, columns=[column.name for column in PROBLEMS]),
         pd.DataFrame(provenance, columns=[column.name for column in PROVENANCE]),
         protocols,
@@ -136,23 +139,29 @@ def _find_repeated(index: Index, copies: list[str]) -> Iterator[tuple[str, str, 
         yield from zip(repeated["folder"], repeated["run_id"], repeated["run_id_first"], strict=True)
 
 
-def _sorted(index: Index, copies: list[str]) -> pa.Table:
-    """The rows in the paper's order of variants, its own setting first, then by run, epoch and sampler; no copies."""
-    table = index.table.filter(~pc.field("folder").isin(pa.array(copies, pa.string()))) if copies else index.table
-    for name, column, order in (
-        ("variant_place", "variant", PAPER_ORDER),
-        ("sampler_place", "sampler", SAMPLER_ORDER),
-    ):
-        places = table[column].to_pandas().map({value: place for place, value in enumerate(order)})
-        table = table.append_column(name, pa.array(places.fillna(len(order)).astype("int64")))
-    options = sorted(table["options"].unique().to_pylist(), key=_natural)
-    places = table["options"].to_pandas().map({text: place for place, text in enumerate(options)})
-    table = table.append_column("options_place", pa.array(places.astype("int64")))
-    labels = label_settings(table.select(["image_size", *NEUTRAL]).to_pandas())
-    table = table.append_column("label", pa.array(labels, pa.string()))
-    keys = ["variant_place", "variant", "options_place", "dataset", "image_size", "label", "seed", "run_id", "epoch"]
-    keys += ["protocol_id", "sampler_place", "sampler", "sampling_seed"]
-    return table.sort_by([(name, "ascending") for name in keys]).select(COLUMNS)
+def _sorted(table: pa.Table, kept: pa.ChunkedArray) -> pa.Table:
+    """The rows that are kept, in the paper's order of variants, its own setting first, then by run, epoch and sampler.
+
+    Args: kept: a truth value for each row.
+    """
+    keys = table.select([name for name in COLUMNS if name in (*NEUTRAL, *SORTED_BY, "options")]).filter(kept)
+    rows = keys.select(["image_size", *NEUTRAL]).to_pandas()
+    options = sorted(keys["options"].unique().to_pylist(), key=_natural)
+    places = {
+        "variant_place": _place(keys["variant"], PAPER_ORDER),
+        "options_place": _place(keys["options"], options),
+        "sampler_place": _place(keys["sampler"], SAMPLER_ORDER),
+        "label": pa.array(label_settings(rows), pa.string()),
+    }
+    for name, column in places.items():
+        keys = keys.append_column(name, column)
+    order = pc.sort_indices(keys, [(name, "ascending") for name in SORTED_BY])
+    return table.select(COLUMNS).take(pc.indices_nonzero(kept).take(order))
+
+
+def _place(values: pa.ChunkedArray, order: list[str]) -> pa.ChunkedArray:
+    """Each value's place in an order; what is not in it comes last."""
+    return pc.fill_null(pc.index_in(values, pa.array(order, pa.string())), len(order))
 
 
 def _natural(text: str) -> list[tuple[float, str]]:

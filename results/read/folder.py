@@ -8,10 +8,17 @@ from typing import Any
 
 from harness.escape import printable
 from harness.fields import FIELDS
+from harness.measures import select
 from harness.record import RECORD_VERSION, Record, RunFolder
 from results.read.schema import CONFIGURATION, IN_TRAINING
 
 MOST_REASON = 1000  # characters
+COLUMN_OF = {
+    **{measure.key: measure.name for measure in select()},
+    **{f"loss/{phase}": f"loss_{phase}" for phase in ("reconstruction", "discriminator", "adversary")},
+    "posterior/collapse": "collapse",
+    "time/images_per_second": "images_per_second",
+}
 FLOOR = "floor."  # of the sampler of scores of real images against real images: floor.<name>
 
 
@@ -44,17 +51,16 @@ def read_folder(folder: RunFolder) -> FolderEntry:
 
 def _read(folder: RunFolder) -> FolderEntry:
     # Here, as collecting again when nothing has changed reads nothing and is to start at once.
-    from harness.schema import check_evaluation, check_object, check_records  # noqa: PLC0415
+    from harness.schema import check_object, read_epochs, read_evaluation  # noqa: PLC0415
 
     _require_name(folder.path.name)
     environment = folder.read_environment()
     if (version := environment.get("record_version", RECORD_VERSION)) != RECORD_VERSION:
         raise ValueError(f"its files have version {version}; this aaebench reads version {RECORD_VERSION}: update it")
-    config, status, records = folder.read_config(), folder.read_status(), folder.read_records()
+    config, status, records = folder.read_config(), folder.read_status(), read_epochs(folder)
     check_object("config", config)
     check_object("environment", environment)
     check_object("status", status)
-    check_records(records)
     run_id, state = folder.path.name, status["state"]
     fields = config | {
         "sweep": config["sweep"] or None,
@@ -73,20 +79,19 @@ def _read(folder: RunFolder) -> FolderEntry:
         "interruptions": status.get("interruptions", 0),
         "git_commit": environment.get("git_commit"),
     }
-    losses = {record["epoch"]: _describe_epoch(record) for record in records}
+    epochs = {record["epoch"]: record for record in records}
     protocols: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, Any]] = []
     seconds = 0.0
     for evaluation in folder.find_evaluations():
-        protocol, lines = evaluation.read_protocol(), evaluation.read()
+        protocol, lines = evaluation.read_protocol(), read_evaluation(evaluation)
         check_object("protocol", protocol)
-        check_evaluation(lines)
         if protocol["id"] != evaluation.protocol_id:
             raise ValueError(f"evaluations/{evaluation.protocol_id} is the reading {protocol['id']}; give it that name")
         floor = protocol.pop("floor", {})
         protocols[protocol["id"]] = protocol
         seconds += sum(line.get("time/evaluation_seconds") or 0 for line in lines)
-        rows += _rows(protocol, lines, losses)
+        rows += _rows(protocol, lines, epochs)
         rows += _floor_rows(protocol, floor)
     if state == "done" and not any(not row["sampler"].startswith(FLOOR) for row in rows):
         raise ValueError("it is done and has no evaluation")
@@ -132,30 +137,25 @@ def _normalise(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _describe_epoch(record: Record) -> dict[str, Any]:
-    """What a row says of the training in its epoch."""
-    losses = {f"loss_{key.removeprefix('loss/')}": value for key, value in record.items() if key.startswith("loss/")}
-    return {**losses, "images_per_second": record.get("time/images_per_second")}
-
-
-def _rows(protocol: dict[str, Any], lines: list[Record], losses: dict[int, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """A row for each line of scores, with the posterior of its epoch and the losses."""
-    posteriors = {line["epoch"]: _values(line, "posterior/") for line in lines if "sampler" not in line}
-    for posterior in posteriors.values():
-        sigmas = posterior.get("sigma_mean_per_dim")
-        if isinstance(sigmas, list) and sigmas:
-            posterior |= {"sigma_mean_smallest_dim": min(sigmas), "sigma_mean_largest_dim": max(sigmas)}
+def _rows(protocol: dict[str, Any], lines: list[Record], epochs: dict[int, Record]) -> Iterator[dict[str, Any]]:
+    """A row for each line of scores, with posterior and mechanisms of its epoch and what the training was there."""
+    described = _describe(protocol)
+    of_epoch = {epoch: _rename(epochs.get(epoch, {})) for epoch in {line["epoch"] for line in lines}}
+    for line in lines:
+        if "sampler" not in line:
+            measured = _rename(line)
+            if sigmas := line.get("posterior/sigma_mean_per_dim"):
+                measured |= {"sigma_mean_smallest_dim": min(sigmas), "sigma_mean_largest_dim": max(sigmas)}
+            of_epoch[line["epoch"]] |= measured
     for line in lines:
         if "sampler" in line:
-            epoch = line["epoch"]
             yield {
-                **_describe(protocol),
-                **losses.get(epoch, {}),
-                **posteriors.get(epoch, {}),
-                **_values(line, "eval/"),
+                **described,
+                **of_epoch[line["epoch"]],
+                **_rename(line),
                 "sampler": line["sampler"],
                 "sampling_seed": line.get("sampling_seed") or None,
-                "epoch": epoch,
+                "epoch": line["epoch"],
                 "images_seen": line["images_seen"],
             }
 
@@ -171,8 +171,9 @@ def _describe(protocol: dict[str, Any]) -> dict[str, Any]:
     return {**said, "protocol": protocol["name"], "protocol_id": protocol["id"]}
 
 
-def _values(line: Record, group: str) -> dict[str, Any]:
-    return {key.removeprefix(group): value for key, value in line.items() if key.startswith(group)}
+def _rename(line: Record) -> dict[str, Any]:
+    """A record's numbers under the names of their columns."""
+    return {COLUMN_OF[key]: value for key, value in line.items() if key in COLUMN_OF}
 
 
 def _provenance(

@@ -8,6 +8,7 @@ code, damaged, or too soon after a change to tell by its time. Without the right
 import gc
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,7 +27,7 @@ from harness.escape import printable
 from harness.files import replacing_file
 from harness.record import RunFolder, find_run_folders
 from results.read.folder import FolderEntry, read_folder
-from results.read.schema import NUMBERS, RUNS, Column, arrow_schema
+from results.read.schema import LARGEST, NUMBERS, RUNS, Column, arrow_schema
 
 NAME = ".aaebench-index.arrow"
 FILES = ("config.json", "environment.json", "status.json", "records.jsonl")
@@ -88,7 +89,7 @@ def load_index(root: Path, states: dict[str, State], processes: int = 1) -> Inde
     for path in missing:
         newest = max((file[1] for file in states[path] if file), default=0)
         entries[path]["files"] = states[path] if newest < now - RACY_SECONDS * 1e9 else None
-    index = Index({path: entries[path] for path in states}, pa.concat_tables(parts).combine_chunks(), generation)
+    index = Index({path: entries[path] for path in states}, pa.concat_tables(parts), generation)
     with suppress(OSError):  # somebody else's runs can be collected all the same
         _save(root / NAME, index)
     return index
@@ -96,17 +97,23 @@ def load_index(root: Path, states: dict[str, State], processes: int = 1) -> Inde
 
 def _look(folder: Path) -> State:
     """The state of FILES, and of those of every evaluation, in order of protocol id."""
-    states: State = []
-    evaluations = (file.parent for file in sorted((folder / "evaluations").glob("*/protocol.json")))
-    files = [folder / name for name in FILES]
-    files += [evaluation / name for evaluation in evaluations for name in OF_AN_EVALUATION]
-    for file in files:
-        try:
-            stat = file.stat()
-            states.append([stat.st_size, stat.st_mtime_ns])
-        except OSError:
-            states.append(None)
+    root = f"{folder}{os.sep}"  # text, since paths' own methods take most of the time of ten thousand folders
+    states = [_look_at(root + name) for name in FILES]
+    try:
+        evaluations = sorted(os.listdir(f"{root}evaluations"))  # noqa: PTH208
+    except OSError:
+        evaluations = []
+    for evaluation in evaluations:
+        states += [_look_at(f"{root}evaluations/{evaluation}/{name}") for name in OF_AN_EVALUATION]
     return states
+
+
+def _look_at(file: str) -> list[int] | None:
+    try:
+        stat = os.stat(file)  # noqa: PTH116
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _read_all(root: Path, paths: Sequence[str], processes: int) -> Iterator[tuple[pa.Table, dict[str, dict[str, Any]]]]:
@@ -140,21 +147,22 @@ def _to_arrow(entries: dict[str, FolderEntry]) -> pa.Table:
     rows = [row for entry in entries.values() for row in entry.rows]
     owners = pa.array([number for number, entry in enumerate(entries.values()) for _ in entry.rows], pa.int64())
     shared = [{**entry.common, "folder": printable(path)} for path, entry in entries.items()]
-    names = {name for common in shared for name in common}
+    of_folder, of_row = ({name for part in parts for name in part} for parts in (shared, rows))
 
     def column(name: str) -> pa.Array:
-        values = [each.get(name) for each in (shared if name in names else rows)]
-        array = pa.array(values, SCHEMA.field(name).type)
-        return array.take(owners) if name in names else array
+        kind = SCHEMA.field(name).type
+        if name in of_folder:
+            return pa.array([each.get(name) for each in shared], kind).take(owners)
+        return pa.array([each.get(name) for each in rows], kind) if name in of_row else pa.nulls(len(rows), kind)
 
     return _note_not_finite(pa.table([column(name) for name in SCHEMA.names], schema=SCHEMA))
 
 
 def _note_not_finite(table: pa.Table) -> pa.Table:
-    """Name, in each row, the scores that are NaN or infinite."""
+    """Name, in each row, the scores that are NaN, infinite or beyond LARGEST."""
     flaws: dict[int, list[str]] = {}
     for name in NUMBERS:
-        finite = pc.call_function("is_finite", [table[name]])
+        finite = pc.call_function("less_equal", [pc.call_function("abs", [table[name]]), pa.scalar(LARGEST)])
         if pc.call_function("any", [pc.call_function("invert", [finite])]).as_py():
             for row in (row for row, is_finite in enumerate(finite.to_pylist()) if is_finite is False):
                 flaws.setdefault(row, []).append(name)

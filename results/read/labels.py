@@ -4,6 +4,7 @@ What of a setting is the paper's goes without saying; whatever is not is said wh
 """
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -12,6 +13,8 @@ import pandas as pd
 
 from harness.fields import FIELDS
 from results.read.schema import CONFIGURATION, TRAINING_COLUMNS
+
+Row = pd.Series | Mapping[str, Any]
 
 # The columns that name a setting beside data set, size and budget, and the paper's values in them (at 32 px).
 _NAMED_OTHERWISE = ("variant", "options", "dataset", "image_size", "seed")
@@ -22,7 +25,7 @@ LABEL_COLUMNS = [column for column in CONFIGURATION if column.name in NEUTRAL]
 BARE = ("architecture", "mixed_precision")  # whose values say what they are
 
 
-def label_setting(row: pd.Series) -> str:
+def label_setting(row: Row) -> str:
     """What differs from the paper's setting, as in "learning_rate=0.003, conv, bf16, ema_decay=0.999"; or nothing.
 
     What the row has no column for, as one over several data sets has none for their batch sizes, goes without saying.
@@ -32,8 +35,9 @@ def label_setting(row: pd.Series) -> str:
 
 def label_settings(rows: pd.DataFrame) -> list[str]:
     """label_setting of each row."""
-    columns = (map(to_plain, rows[name]) for name in NEUTRAL)
-    return [_label(*values) for values in zip(rows["image_size"], *columns, strict=True)]
+    number = rows.groupby(["image_size", *NEUTRAL], dropna=False, sort=False).ngroup()
+    labels = [label_setting(row) for _, row in rows.loc[~number.duplicated()].iterrows()]
+    return [labels[place] for place in number]
 
 
 def to_plain(value: Any) -> Any:
@@ -57,7 +61,7 @@ def _label(image_size: Any, *values: Any) -> str:
 
 def format_value(value: Any) -> str:
     """A setting's value, as `--set` takes it."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
@@ -67,12 +71,12 @@ def add_label(text: str, label: str) -> str:
     return f"{text} ({label})" if label else str(text)
 
 
-def name_setting(text: str, row: pd.Series) -> str:
+def name_setting(text: str, row: Row) -> str:
     """The text that names a row's setting, and in brackets what else there is to say of it."""
     return add_label(text, label_setting(row))
 
 
-def name_place(row: pd.Series) -> str:
+def name_place(row: Row) -> str:
     """Data set, size and what else there is to say: "mnist 32 px (conv)"."""
     return name_setting(f"{row['dataset']} {row['image_size']} px", row)
 

@@ -10,6 +10,7 @@ from harness.measures import Measure, select
 
 # Raised when a column changes its name, type or meaning, or goes away; a new column does not raise it.
 SCHEMA_VERSION = 2
+LARGEST = 1e30  # a score beyond it is none, and counts as not finite: of sums of squares of such, nothing is left
 ARROW = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64()}
 
 # Names of measures, as columns have them.
@@ -82,6 +83,7 @@ POSTERIOR_COLUMNS = [
     sigma_mean_largest_dim | number | mean sigma of the dimension where it is largest
     """),
 ]
+MECHANISM_COLUMNS = _columns_of(select("mechanism"))
 PROGRESS_COLUMNS = _columns("""
     epoch | integer | epochs trained when this was measured; 0: before training
     images_seen | integer | training images seen by then
@@ -95,8 +97,9 @@ RUNS = [
     *PROTOCOL_COLUMNS,
     *SCORE_COLUMNS,
     *POSTERIOR_COLUMNS,
+    *MECHANISM_COLUMNS,
     *_columns("""
-    not_finite | string | names of scores that were recorded as NaN or infinite, separated by spaces
+    not_finite | string | names of scores that were recorded as NaN, infinite or beyond 1e30, separated by spaces
     loss_reconstruction | number | mean over the epoch's steps; likewise the next two
     loss_discriminator | number | nats
     loss_adversary | number | nats

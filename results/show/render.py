@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from harness.escape import escape_latex, escape_markdown
+from results.compute.processes import explain_marks, mark_n
 from results.compute.summary import is_missing
 from results.compute.tables import MARKED, SHOWN, PaperTable, format_cell, format_varied, is_baseline, shown_columns
 
@@ -84,7 +85,7 @@ def _layout(
         label = escape(row["label"])
         line = [underline(label) if is_baseline(row) else label]
         line += [escape(format_varied(row, name)) for name in varied] + ([str(row["image_size"])] if sizes else [])
-        line += [str(int(row["n"])), *shown]
+        line += [escape(mark_n(int(row["n"]), row["other_processes"])), *shown]
         line += [_plain(row["published_fid"]), _plain(row["published_inception_score"])] if published else []
         cells.append(line)
     return header, cells
@@ -92,6 +93,7 @@ def _layout(
 
 def notes_of(rows: pd.DataFrame) -> list[str]:
     notes = [NOTES]
+    notes += explain_marks(rows["label"], rows["other_processes"])
     if (rows.loc[rows["kind"] == "variant", "n"] == 1).any():
         notes.append("n = 1: a single seed, about which statistics say nothing.")
     if rows["published_fid"].notna().any():

@@ -20,6 +20,7 @@ from results.show.report_tables import (
     build_across_table,
     build_collapse_tables,
     build_comparison_table,
+    build_dose_table,
     build_failure_table,
     build_paper_table,
     build_protocol_tables,
@@ -36,6 +37,7 @@ SECTIONS = [
     ("budgets", "Equal budgets"),
     ("claims", "Claims"),
     ("collapse", "Collapse"),
+    ("dose", "Dose and response"),
     ("figures", "Figures"),
     ("runs", "Runs"),
     ("failures", "Failures"),
@@ -54,6 +56,13 @@ Variance collapse is sigma going to 0: less than 5 % of the codes' variance is n
 Posterior collapse is the reverse: more than 95 % is noise, and codes say nothing about the image. FID of posterior
 samples, beside that of prior samples, shows what of it the decoder causes and what the mismatch of prior and aggregated
 posterior. Units: sigma and mu as the encoder gives them, KL in nats.
+"""
+
+DOSE_INTRO = """
+Does the collapse harm the samples? A dose is one number in which runs of otherwise equal settings differ, at three
+levels or more: the strength of a remedy that holds sigma up, the learning rate, the dimensions of the code. What it
+does to sigma is the noise share; the response is read against that. FID beyond reconstructions' is what prior samples
+have beyond posterior samples: the mismatch of the two. The figures of each dose are below, among the others.
 """
 
 
@@ -99,6 +108,8 @@ def _render(analysis: Analysis, pictures: list[dict[str, Any]], refresh: float |
         several_ways=analysis.frames["claims"][["protocol", "extractor"]].drop_duplicates().shape[0] > 1,
         collapse_intro=COLLAPSE_INTRO,
         collapse_tables=build_collapse_tables(analysis),
+        dose_intro=DOSE_INTRO,
+        doses=build_dose_table(analysis.frames["dose_response"]),
         figures=pictures,
         run_tables=build_run_tables(analysis),
         failures=build_failure_table(analysis),

@@ -1,7 +1,7 @@
 """The report's tables: rows of cells with their text, what they are sorted by, and whom they concern."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -9,7 +9,10 @@ import pandas as pd
 from harness.measures import MEASURES, select
 from results.compute.analysis import Analysis
 from results.compute.collapse import SAMPLERS
-from results.compute.summary import is_missing
+from results.compute.dose import RESPONSES
+from results.compute.processes import MARK, NOTE, find_others, mark_n
+from results.compute.statistics import ALPHA
+from results.compute.summary import SETTING, is_missing
 from results.compute.tables import MARKED, SHOWN, PaperTable, format_cell, format_varied, is_baseline, shown_columns
 from results.read.labels import label_cells, name_place
 from results.show.render import notes_of
@@ -69,12 +72,12 @@ def build_paper_table(table: PaperTable) -> HtmlTable:
     rows = []
     for _, row in table.rows.iterrows():
         cells = [Cell(row["label"]), *(_varied(row, name) for name in varied)]
-        cells += [number(row["image_size"], 0), number(row["n"], 0)]
+        cells += [number(row["image_size"], 0), _seeds(row)]
         for name in measures:
             mark = row.get(f"{name}_mark") if name in MARKED else ""
             mark = "" if is_missing(mark) else str(mark)
             text = format_cell(row, name) + (" †" if mark == "among the best" else "")
-            kind = "number" + (" best" if mark == "best" else "") + (" bad" if text.startswith("NaN") else "")
+            kind = "number" + (" best" if mark == "best" else "") + (" bad" if text.startswith("not finite") else "")
             kind += " baseline" if is_baseline(row) and name in MARKED else ""
             order = "" if is_missing(row[f"{name}_mean"]) else float(row[f"{name}_mean"])
             cells.append(Cell(text, order, kind))
@@ -113,7 +116,7 @@ def build_comparison_table(comparisons: pd.DataFrame) -> HtmlTable | None:
             *(Cell(row[name]) if name in text else number(row[name], 0) for name in told),
             Cell(MEASURES[str(row["measure"])].title),
             Cell(row["verdict"], kind=kind, title=str(row["note"] or "")),
-            number(row["n"], 0),
+            _seeds(row),
             number(row["difference"], digits, sign="+"),
             Cell(interval, "" if is_missing(row["difference_low"]) else row["difference_low"], "number"),
             number(row["p_holm"], 4),
@@ -125,6 +128,7 @@ def build_comparison_table(comparisons: pd.DataFrame) -> HtmlTable | None:
         ]
         rows.append(Row(cells, row["dataset"], row["variant"]))
     caption = f"{len(rows)} comparisons; comparisons.csv has every measure."
+    caption += f" {NOTE}" if (table["other_processes"].fillna("") != "").any() else ""
     return HtmlTable("comparisons", "Against the AAE", caption, columns(names, text), rows[:MOST_ROWS])
 
 
@@ -176,6 +180,12 @@ def build_spread_table(spread: pd.DataFrame) -> HtmlTable:
     return HtmlTable("spread", "Where the spread comes from", caption, columns(names, ["source", "to find out"]), rows)
 
 
+def _seeds(row: pd.Series) -> Cell:
+    """Their number, marked where some were trained on another number of processes; which, when one points at it."""
+    text = row["other_processes"]
+    return Cell(mark_n(int(row["n"]), text), float(row["n"]), "number", "" if is_missing(text) else str(text))
+
+
 def _place(row: pd.Series) -> Cell:
     return Cell(name_place(row))
 
@@ -223,17 +233,59 @@ def build_collapse_tables(analysis: Analysis) -> list[HtmlTable]:
     return [HtmlTable("collapse-runs", "Collapse", caption, columns(names, text), rows[:MOST_ROWS], _cut(rows))]
 
 
+def build_dose_table(responses: pd.DataFrame) -> HtmlTable | None:
+    """How the samples go with the noise share, dose by dose; None without any."""
+    table = responses.dropna(subset=["correlation"])
+    if table.empty:
+        return None
+    text = ["variant", "data set", "dose", "response"]
+    names = [
+        "variant",
+        "data set",
+        "dose",
+        "response",
+        "levels",
+        "n",
+        "noise share",
+        "correlation",
+        "95 % interval",
+        "p",
+    ]
+    rows = []
+    for _, row in table.iterrows():
+        title, more_is_better = RESPONSES[str(row["response"])]
+        helps = (row["correlation"] > 0) == more_is_better
+        kind = "open" if not row["p"] < ALPHA else "better" if helps else "worse"
+        cells = [
+            Cell(row["variant"]),
+            _place(row),
+            Cell(row["family"]),
+            Cell(title),
+            number(row["levels"], 0),
+            number(row["n"], 0),
+            Cell(f"{row['noise_low']:.3f} to {row['noise_high']:.3f}", row["noise_low"], "number"),
+            number(row["correlation"], 2, kind, "+"),
+            Cell("" if is_missing(row["low"]) else f"{row['low']:+.2f} to {row['high']:+.2f}", row["low"], "number"),
+            number(row["p"], 4),
+        ]
+        rows.append(Row(cells, row["dataset"], row["variant"]))
+    caption = "Rank correlation of each response with the noise share, over the runs of a dose; dose.csv has the runs."
+    notes = ["Green: with more noise the samples are better; red: worse; at 0.05, each by itself.", *_cut(rows)]
+    return HtmlTable("dose-response", "Dose and response", caption, columns(names, text), rows[:MOST_ROWS], notes)
+
+
 def build_run_tables(analysis: Analysis) -> list[HtmlTable]:
     """A row per run at its last evaluation, of prior samples."""
     runs = analysis.collection.runs
     runs = runs[(runs["sampler"] == "prior") & runs["sampling_seed"].isna()].drop_duplicates("run_id", keep="last")
     names = ["variant", "data set", "seed", "state", "epoch", "of", "FID", "IS", "sigma", "noise share"]
-    names += ["L1", "images/s", "interruptions", "run"]
+    names += ["L1", "images/s", "processes", "interruptions", "run"]
+    others = find_others(runs, runs.groupby(SETTING, dropna=False, sort=False).ngroup().to_numpy())
     rows = []
-    for label, (_, row) in zip(label_cells(runs), runs.iterrows(), strict=True):
+    for label, is_other, (_, row) in zip(label_cells(runs), others, runs.iterrows(), strict=True):
         flaws = [] if is_missing(row["not_finite"]) else str(row["not_finite"]).split()
         scores = [
-            Cell("NaN", "", "number bad") if name in flaws else number(row[name], digits)
+            Cell(f"{row[name]:g}", "", "number bad") if name in flaws else number(row[name], digits)
             for name, digits in (("fid", 2), ("inception_score", 2), ("sigma_mean", 3), ("noise_share", 3))
         ]
         cells = [
@@ -245,13 +297,20 @@ def build_run_tables(analysis: Analysis) -> list[HtmlTable]:
             *scores,
             number(row["reconstruction_l1"], 3),
             number(row["images_per_second"], 0),
+            _processes(row["num_processes"], is_other),
             number(row["interruptions"], 0),
             Cell(row["run_id"]),
         ]
         rows.append(Row(cells, row["dataset"], row["variant"]))
     caption = "Every run at its last evaluation; runs.csv has all evaluations and all columns."
+    caption += f" {NOTE}" if others.any() else ""
     text = ["variant", "data set", "state", "run"]
     return [HtmlTable("all-runs", "Runs", caption, columns(names, text), rows[:MOST_ROWS], _cut(rows))]
+
+
+def _processes(n: float, is_other: bool) -> Cell:
+    cell = number(n, 0)
+    return replace(cell, text=f"{cell.text} {MARK}") if is_other else cell
 
 
 def build_failure_table(analysis: Analysis) -> HtmlTable | None:

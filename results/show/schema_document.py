@@ -16,9 +16,9 @@ does not raise it.
 `aaebench collect` and `aaebench report` write each table twice, as `<name>.csv` (UTF-8, comma, header) and as
 `<name>.parquet`, with the same columns in the same order. string is UTF-8, integer 64-bit, number a 64-bit float. A
 value that is missing is empty in CSV and null in Parquet; a score that was recorded and is not a number is `nan` in
-both, and named in the column `not_finite`. In CSV a text that begins with =, +, -, @, a tab or a carriage
-return has an apostrophe before it, since a spreadsheet would compute it. Every table is tidy: a row for each of what
-its first line says.
+both, and named in the column `not_finite`, as are infinite ones and those beyond 1e30: nothing is computed with them.
+In CSV a text that begins with =, +, -, @, a tab or a carriage return has an apostrophe before it, since a spreadsheet
+would compute it. Every table is tidy: a row for each of what its first line says.
 
 This file is written by `python -m results.show.schema_document`; a test compares it with the code.
 """

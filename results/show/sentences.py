@@ -78,7 +78,7 @@ def _what_ran(analysis: Analysis) -> Iterator[str]:
 def _best(analysis: Analysis) -> Iterator[str]:
     cells = analysis.summary[(analysis.summary["sampler"] == "prior") & analysis.summary["fid_mean"].notna()]
     cells = cells[cells["search"] == NO_SEARCH]
-    marks = mark_best(analysis.reported, cells, "fid")
+    marks = mark_best(analysis.frames["best"], cells, "fid")
     for _, setting in cells.groupby([name for name in SETTING if name != "sampler"], dropna=False, sort=False):
         if len(setting) < 2:
             continue

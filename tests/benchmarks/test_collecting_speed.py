@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -47,13 +48,14 @@ def write_runs(root: Path, n: int, readings: int = 1) -> None:
         record |= {f"loss/{phase}": 0.123456789012345 for phase in ("reconstruction", "discriminator", "adversary")}
         lines.append(json.dumps(record))
         if epoch % (EPOCHS // EVALUATIONS) == 0 and epoch:
-            measured = evaluation(100.123456789 - epoch / 2) | posterior
+            measured = evaluation(0) | posterior
             place = {"epoch": epoch, "images_seen": record["images_seen"]}
-            scores = {key: value for key, value in measured.items() if key in ("eval/fid", "eval/inception_score")}
+            scores = {"eval/fid": "FID", "eval/inception_score": 4.0}
             evaluated.append(json.dumps({**place, "sampler": "prior", "sampling_seed": 0, **scores}))
             values = {key: value for key, value in measured.items() if key.startswith("posterior/")}
             evaluated.append(json.dumps({**place, **values}))
-    records, evaluations = "\n".join(lines) + "\n", "\n".join(evaluated) + "\n"
+    records, evaluations = "\n".join(lines) + "\n", ("\n".join(evaluated) + "\n").replace('"FID"', "%.9f")
+    random = np.random.default_rng(0)
     for number in range(n):
         variant, seed, dataset = PAPER_ORDER[number % 6], number // 6 % 5, f"data{number // 30 % 10}"
         folder = root / f"{number // 1000}" / f"{variant}-{number}"
@@ -66,12 +68,13 @@ def write_runs(root: Path, n: int, readings: int = 1) -> None:
         (folder / "environment.json").write_text(json.dumps(environment))
         (folder / "status.json").write_text(json.dumps({"state": "done", "epoch": EPOCHS, "epochs": EPOCHS}))
         (folder / "records.jsonl").write_text(records.replace("0.1234567890123", f"0.12{number:07d}123"))
+        fids = np.linspace(97, 50, EVALUATIONS) * random.normal(1, 0.03, EVALUATIONS)
         for reading in range(readings):
             protocol = {"id": f"protocol{reading}-1", "name": f"protocol{reading}", "extractor": "domain"}
             (folder / "evaluations" / protocol["id"]).mkdir(parents=True)
             content = json.dumps({**protocol, "n_real": 100, "n_fake": 100, "floor": {}})
             (folder / "evaluations" / protocol["id"] / "protocol.json").write_text(content)
-            (folder / "evaluations" / protocol["id"] / "records.jsonl").write_text(evaluations)
+            (folder / "evaluations" / protocol["id"] / "records.jsonl").write_text(evaluations % tuple(fids))
         for file in folder.rglob("*.json*"):
             os.utime(file, (time.time() - 3600, time.time() - 3600))
 

@@ -1,27 +1,32 @@
 """Evaluation: what stands around the extractor's forward pass, the resize, the Frechet distance, the peak of memory."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from cleanfid.fid import frechet_distance as cleanfid_frechet_distance
+from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
 from torch import Tensor, nn
 
 from harness.config import build_config
+from harness.evaluation.extractors import build_extractor
 from harness.evaluation.images import GeneratedImages
 from harness.evaluation.reference import build_reference
 from harness.evaluation.resize import resize_to
 from harness.evaluation.samplers import build_prior
 from harness.evaluation.scores import frechet_distance, frechet_distance_of_few, matrix_square_root
 from harness.evaluation.statistics import GROUPS, KEPT, FeatureSums, ImageStatistics, Moments
+from harness.protocol import load_protocol
 from harness.train import prepare
 
 CPU = torch.device("cpu")
@@ -87,6 +92,29 @@ def test_an_evaluation_is_nearly_all_forward_pass(inception_sized: Path) -> None
     assert around + share <= 0.10
 
 
+def test_the_forward_pass_against_clean_fids_own(inception_sized: Path) -> None:
+    """The same images of 299 px through clean-fid's wrapper of the same weights, on two threads, by turns."""
+    file = inception_sized.with_name("inception-2015-12-05.pt")
+    shutil.copy(inception_sized, file)
+    theirs = InceptionV3W(str(file.parent), download=False)
+    ours = build_extractor(load_protocol("clean", extractor_weights=file), CPU)
+    images = torch.randint(0, 256, (8, 3, 299, 299), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with torch.no_grad():
+        difference = (ours(images)[0] - theirs(images.float())).abs().max() / theirs(images.float()).abs().max()
+        ratio = ratio_of_times(lambda: theirs(images.float()), lambda: ours(images))
+    torch.set_num_threads(threads)
+    print(f"\nimages a second over clean-fid's own forward pass: {ratio:.2f} times, features within {difference:.1g}")
+    assert difference < 1e-5
+    assert ratio >= 1.6
+
+
+def ratio_of_times(first: Callable[[], Any], second: Callable[[], Any], turns: int = 6) -> float:
+    """How many times as long the first takes: the median of turns, one after the other."""
+    return median(seconds(first) / seconds(second) for _ in range(turns))
+
+
 def draw_statistics(n: int, seed: int) -> ImageStatistics:
     features = torch.randn(n, 2048, generator=torch.Generator().manual_seed(seed))
     groups = [FeatureSums.zeros(2048, CPU) for _ in range(GROUPS)]
@@ -145,8 +173,10 @@ def test_the_frechet_distance_against_clean_fids() -> None:
 MEASURE_PEAK = """
 import json, resource, sys, torch
 from harness.config import build_config
+from harness.evaluation.extractors import build_extractor
 from harness.evaluation.images import GeneratedImages
 from harness.evaluation.samplers import build_prior
+from harness.protocol import load_protocol
 from harness.train import prepare
 n = int(sys.argv[1])
 engine, _, (evaluator,) = prepare(build_config({"extractor": "domain", "n_fake": n, "protocol": "clean"}))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -48,6 +48,7 @@ ANOTHER = {
     "keep_checkpoints": 3,
     "keep_weights": "evaluations",
     "eval_when": "after",
+    "mechanisms": True,
 }
 
 
@@ -130,6 +131,15 @@ def test_a_new_option_with_a_default_renames_no_run(monkeypatch: pytest.MonkeyPa
     assert build_config({"variant": "n_iter", "options.n": 5, "options.another_remedy": 1}).run_id != before.run_id
 
 
+def test_every_number_has_a_range_in_the_table() -> None:
+    numbers = {name for name, field in RunConfig.model_fields.items() if {int, float} & set(_types(field.annotation))}
+    assert numbers == {name for name, field in FIELDS.items() if field.allowed is not None}
+
+
+def _types(annotation: Any) -> set[Any]:
+    return {annotation}.union(*map(_types, get_args(annotation)))
+
+
 def test_yamls_bare_no_is_the_precision_no() -> None:
     assert build_config(parse_assignments(["mixed_precision=no"])) == build_config({})
 
@@ -201,9 +211,27 @@ def test_scientific_notation_on_the_command_line_is_a_number() -> None:
         ({"variant": "latent_mapping", "options.depth": "deep"}, "options.depth = 'deep'"),
         ({"options.sigma": "log"}, "'linear' or 'exp'"),
         ({"options": 3}, "options = 3"),
-        ({"epochs": "many"}, "epochs = 'many': Input should be a valid integer"),
-        ({"epochs": 0}, "greater than or equal to 1"),
-        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"epochs": "many"}, "epochs = 'many': it must be an integer from 1 to 999,999"),
+        ({"epochs": 0}, "it must be a number from 1 to 999,999"),
+        ({"epochs": 10**9}, "it must be a number from 1 to 999,999"),
+        ({"epochs": 1.9}, "epochs = 1.9: it must be an integer"),
+        ({"epochs": 2.0}, "epochs = 2.0: it must be an integer"),
+        ({"seed": "1"}, "seed = '1': it must be an integer"),
+        ({"seed": 2**63}, "it must be a number from 0 to 9,007,199,254,740,992"),
+        ({"seed": [1]}, "seed = [1]: it must be an integer"),
+        ({"latent_dim": 10**9}, "it must be a number from 1 to 16,384"),
+        ({"batch_size": 10**9}, "it must be a number from 2 to 1,000,000"),
+        ({"n_fake": 10**9}, "it must be a number from 2 to 10,000,000"),
+        ({"protocol": {"name": "x", "normalisation": "batch", "n_fake": "3"}}, "n_fake = '3'"),
+        ({"compile": 1}, "compile = 1"),
+        ({"learning_rate": float("nan")}, "it must be a number above 0 to 10"),
+        ({"learning_rate": "0.1"}, "learning_rate = '0.1': it must be a number"),
+        ({"gradient_clipping": float("inf")}, "it must be a number above 0 to 1,000,000"),
+        ({"betas": [0.5, 1]}, "betas.1 = 1: it must be a number from 0 to below 1"),
+        ({"variant": "n_iter", "options.n": 2.0}, "options.n = 2.0"),
+        ({"variant": "n_iter", "options.n": 10**9}, "1 to 1,000"),
+        ({"variant": "latent_mapping", "options.depth": 10**9}, "0 to 100"),
+        ({"variant": "kld_loss", "options.weight": float("inf")}, "a number from 0 to 1,000,000"),
         ({"image_size": 7}, "the mlp architecture takes 8 to 128 px"),
         ({"architecture": "transformer"}, "architecture = 'transformer'"),
         ({"architecture": "conv", "image_size": 28}, "it takes 32, 40, 48, 56, 64, 80, 96, 112 or 128 px"),

@@ -1,5 +1,6 @@
 """Run folders as the harness writes them, with chosen numbers."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def write_run(
     **config: Any,
 ) -> RunFolder:
     """`evaluations`: by epoch, `eval/<name>` of prior samples, `eval.<sampler>[-<sampling seed>]/<name>` of others,
-    `floor.<which>/<name>` and `posterior/<name>`.
+    `floor.<which>/<name>`, `posterior/<name>` and `mechanism/<name>`.
     """
     folder = RunFolder(root / name)
     folder.ask_for(CONFIG | config)
@@ -85,6 +86,9 @@ def write_evaluation(folder: RunFolder, epoch: int, values: dict[str, Any]) -> N
     evaluation.create({**protocol, **{name: said[name] for name in ("extractor", "n_real", "n_fake")}})
     place = {"epoch": epoch, "images_seen": 100 * epoch}
     lines = [{**place, **{f"posterior/{name}": value for name, value in groups.get("posterior", {}).items()}}]
+    if mechanisms := groups.get("mechanism"):
+        named = {f"mechanism/{name}": value for name, value in mechanisms.items()}
+        lines.append({**place, "part": "mechanisms", **named})
     for group, scores in groups.items():
         if group == "eval" or group.startswith("eval."):
             sampler, _, seed = (group.partition(".")[2] or "prior").partition("-")
@@ -106,6 +110,12 @@ def edit_evaluations(folder: Path, pattern: str, replacement: str) -> None:
     """Replace what the lines of a run's evaluations say."""
     for file in folder.glob("evaluations/*/records.jsonl"):
         file.write_text(re.sub(pattern, replacement, file.read_text()))
+
+
+def trained_on(processes: int, folder: Path) -> None:
+    """Say that a run was trained on so many processes."""
+    file = folder / "environment.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_processes": processes}))
 
 
 def write_picture(folder: RunFolder, epoch: int) -> None:

@@ -139,7 +139,8 @@ def test_how_findings_become_verdicts() -> None:
     assert most(findings("for", "for", "against")).verdict == "supported"
     assert nearly_all(findings("for", "for", "for", "for", "for", "open")).verdict == "supported"
     assert nearly_all(findings("for", "for", "for", "for", "against", "against")).verdict == "refuted"
-    assert [claim.name for claim in CLAIMS] == [f"C{number}" for number in range(1, 8)]
+    names = [*(f"C{number}" for number in range(1, 8)), *(f"M{number}" for number in range(1, 7))]
+    assert [claim.name for claim in CLAIMS] == names
 
 
 def test_one_weak_counterexample_among_many_data_sets_does_not_refute() -> None:

@@ -165,7 +165,7 @@ class TestComparisons:
         assert compare(tmp_path / "a", tmp_path / "b") == 1
         captured = capfd.readouterr()
         assert "mixed_precision: no in A, bf16 in B" in captured.out
-        assert "aae on digits 32 px (conv): fid" in captured.err
+        assert "aae on digits 32 px (conv), prior: fid" in captured.err
         assert "digits 32 px (conv) " in captured.out
 
 

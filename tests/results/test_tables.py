@@ -5,19 +5,22 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from harness.errors import InputError
 from harness.record import find_run_folders
+from results.commands import print_gap, print_summary
 from results.compute.analysis import Analysis, analyse
-from results.compute.baseline import build_comparisons, mark_best
+from results.compute.baseline import build_best, build_comparisons, mark_best
 from results.compute.summary import reported_rows, summarise
 from results.read.collect import collect
 from results.read.protocols import choose_protocol, describe_choice
 from results.show.render import render_latex, render_markdown
+from results.show.report_tables import build_comparison_table, build_paper_table, build_run_tables
 from results.show.sentences import describe
-from tests.results.runs import edit_evaluations, evaluation, score_again, write_campaign, write_run
+from tests.results.runs import edit_evaluations, evaluation, score_again, trained_on, write_campaign, write_run
 
 CLEAR = {"aae": [30.0, 31.0, 29.0], "n_iter": [20.2, 21.0, 19.1], "kld_loss": [29.8, 31.3, 28.9]}
 
@@ -115,21 +118,92 @@ def test_higher_is_better_for_the_inception_score(tmp_path: Path) -> None:
             write_run(tmp_path, f"{variant}{seed}", {10: content}, variant=variant, seed=seed)
     runs = collect(tmp_path).runs
     summary = summarise(runs)
-    marks = mark_best(reported_rows(runs), summary, "inception_score")
+    marks = mark_best(build_best(reported_rows(runs)), summary, "inception_score")
     assert dict(zip(summary["variant"], marks, strict=True)) == {"aae": "", "n_iter": "best"}
 
 
-def test_a_nan_score_stays_visible_and_is_averaged_away_nowhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize("score", ["NaN", "Infinity", "1e308", "-1e308"])
+def test_a_score_that_is_no_number_stays_visible_and_is_averaged_away_nowhere(tmp_path: Path, score: str) -> None:
+    """Nor is one beyond 1e30, of whose square nothing is left."""
     write_campaign(tmp_path, {"aae": [10.0, 11.0, 12.0], "n_iter": [1.0, 2.0]})
     folder = write_run(tmp_path, "nan", {10: evaluation(0.0)}, variant="n_iter", seed=2)
-    edit_evaluations(folder.path, '"eval/fid": 0.0', '"eval/fid": NaN')
+    edit_evaluations(folder.path, '"eval/fid": 0.0', f'"eval/fid": {score}')
     analysis = analysis_of(tmp_path)
     row: Any = analysis.summary.set_index("variant").loc["n_iter"]
     assert math.isnan(row["fid_mean"])
     assert row["not_finite"] == "fid 1"
-    assert "NaN in 1 of 3" in render_markdown(analysis.tables[0])
+    assert "not finite in 1 of 3" in render_markdown(analysis.tables[0])
     assert set(analysis.collection.runs["not_finite"].dropna()) == {"fid"}
-    assert fid_comparison(analysis, "n_iter")["n"] == 2
+    comparison = fid_comparison(analysis, "n_iter")
+    assert comparison["n"] == 2
+    assert comparison["mean"] == 1.5
+    assert comparison["scale"] == "log", "one that is no number changes nothing of how the others are judged"
+    assert np.isfinite(comparison[["p", "difference_low", "difference_high"]].astype(float)).all()
+    best = analysis.frames["best"].set_index(["variant", "measure"])["probability"]
+    assert best[:, "fid"].sum() == pytest.approx(1)
+
+
+class TestProcesses:
+    """A seed that was trained on another number of processes than the others is marked wherever it is counted."""
+
+    @pytest.fixture
+    def analysis(self, tmp_path: Path) -> Analysis:
+        write_campaign(tmp_path, CLEAR)
+        trained_on(4, tmp_path / "n_iter-digits-32-seed1")
+        for folder in list(find_run_folders(tmp_path)):
+            score_again(folder, "clean", "clean-1")
+        return analyse(choose_protocol(collect(tmp_path), "paper"))
+
+    TEXT = "seed 1 on 4 processes, others on 1"
+
+    def test_in_the_csvs(self, analysis: Analysis) -> None:
+        summary = analysis.summary.set_index("variant")["other_processes"]
+        assert summary.to_dict() == {"aae": "", "n_iter": self.TEXT, "kld_loss": ""}
+        assert fid_comparison(analysis, "n_iter")["other_processes"] == f"n_iter: {self.TEXT}"
+        assert fid_comparison(analysis, "kld_loss")["other_processes"] == ""
+        rows = analysis.tables[0].rows.set_index("variant")["other_processes"]
+        assert rows["n_iter"] == self.TEXT
+
+    def test_in_markdown_and_latex(self, analysis: Analysis) -> None:
+        markdown, latex = render_markdown(analysis.tables[0]), render_latex(analysis.tables[0])
+        assert "| n_iter | 3 ‡ |" in markdown
+        assert "| <u>aae</u> | 3 |" in markdown
+        note = f"trained on another number of processes than most runs of the setting. n_iter: {self.TEXT}."
+        assert f"‡: {note}" in markdown
+        assert r"n\_iter & 3 $^\ddagger$ &" in latex
+        assert r"$^\ddagger$: trained on another" in latex
+
+    def test_in_the_report(self, analysis: Analysis) -> None:
+        paper = build_paper_table(analysis.tables[0])
+        comparisons = build_comparison_table(analysis.comparisons)
+        (runs,) = build_run_tables(analysis)
+        assert comparisons is not None
+        for table, texts in ((paper, ["3 ‡"]), (comparisons, ["3 ‡"] * 3), (runs, ["4 ‡"])):
+            marked = [cell.text for row in table.rows for cell in row.cells if "‡" in cell.text]
+            assert marked == texts
+            assert "‡: trained on" in " ".join([table.caption, *table.notes])
+
+    def test_on_the_terminal(self, analysis: Analysis, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        print_summary(analysis.summary)
+        print_gap(analyse(collect(tmp_path)).frames["gap"])
+        printed = capsys.readouterr().out
+        assert printed.count("‡: trained on another number of processes") == 2
+        assert "│ 3 ‡ │" in printed
+        assert "│ 3, 3 ‡ │" in printed
+
+    def test_all_of_one_cell_stand_out_beside_the_others_of_the_setting(self, tmp_path: Path) -> None:
+        write_campaign(tmp_path, CLEAR)
+        for seed in range(3):
+            trained_on(2, tmp_path / f"kld_loss-digits-32-seed{seed}")
+        marks = summarise(collect(tmp_path).runs).set_index("variant")["other_processes"]
+        assert marks.to_dict() == {"aae": "", "n_iter": "", "kld_loss": "seeds 0, 1, 2 on 2 processes, others on 1"}
+
+    def test_settings_that_differ_in_it_as_wholes_have_no_marks(self, tmp_path: Path) -> None:
+        write_campaign(tmp_path, CLEAR)
+        write_campaign(tmp_path, CLEAR, image_size=64)
+        for folder in tmp_path.glob("*-64-*"):
+            trained_on(2, folder)
+        assert set(summarise(collect(tmp_path).runs)["other_processes"]) == {""}
 
 
 def test_published_numbers_stand_beside_ours_and_are_called_another_protocol(tmp_path: Path) -> None:

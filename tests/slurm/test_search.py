@@ -207,7 +207,7 @@ def test_a_finished_run_that_a_search_draws_becomes_its_trial(tmp_path: Path) ->
         ("{trials: 2, learning_rate: {uniform: [-3, -1]}}", "search.learning_rate, trial 1 drew -"),
         (
             "{trials: 3, latent_dim: {choice: [4, 0, 8]}}",
-            "drew 0: latent_dim = 0: Input should be greater than",
+            "drew 0: latent_dim = 0: it must be a number from 1",
         ),
         ("{trials: 2, options.n: {integer: [1, 3]}}", "unknown option of aae 'n'"),
         ("{trials: 2, rate: {uniform: [0, 1]}}", "unknown field 'rate'"),

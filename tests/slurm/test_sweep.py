@@ -107,10 +107,10 @@ class TestExclusions:
         ("axis", "rule", "left"),
         [
             ("learning_rate: [0.0001, 0.001]", "learning_rate: 1e-4", [1e-3]),
-            ("learning_rate: [1.0e-4, 0.001]", "learning_rate: '0.0001'", [1e-3]),
+            ("learning_rate: [1.0e-4, 0.001]", "learning_rate: 0.1E-3", [1e-3]),
             ("mixed_precision: [no, bf16]", 'mixed_precision: "no"', ["bf16"]),
             ("mixed_precision: ['no', bf16]", "mixed_precision: no", ["bf16"]),
-            ("batch_size: [64, 128]", "batch_size: 64.0", [128]),
+            ("batch_size: [64, 128]", "batch_size: 064", [128]),
             ("betas: [[0.5, 0.9], [0.9, 0.999]]", "betas: [5e-1, 0.90]", [(0.9, 0.999)]),
         ],
     )

@@ -166,7 +166,7 @@ class TestNIter:
         assert build_seeded(NIter).phases()["discriminator"].repeats == 3
 
     def test_zero_updates_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="1 or more"):
+        with pytest.raises(ValueError, match="1 to 1,000"):
             NIter.Options(n=0)
 
 

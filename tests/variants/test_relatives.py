@@ -255,12 +255,28 @@ class TestRemedies:
     def test_penalty_is_the_distance_from_the_priors_variance_and_moves_sigma_alone(self) -> None:
         mu = torch.randn(200, Z).requires_grad_()
         sigma = torch.rand(200, Z).requires_grad_()
-        loss = Remedies(2.0, 0.0, "posterior_prior")(mu, sigma)
+        loss = Remedies(2.0, 0.0, 0.0, "posterior_prior")(mu, sigma)
         expected = 2 * ((sigma**2).mean(0) + mu.var(0, correction=0) - 1).square().sum()
         torch.testing.assert_close(loss, expected)
         loss.backward()
         assert mu.grad is None
         assert sigma.grad is not None
+
+    def test_log_variance_penalty_is_the_l1_norm_of_log_variances_and_moves_sigma_alone(self, x: Tensor) -> None:
+        mu = torch.randn(200, Z).requires_grad_()
+        log_variance = torch.randn(200, Z).requires_grad_()
+        sigma = torch.exp(log_variance / 2) * torch.randn(200, Z).sign()
+        loss = Remedies(0.0, 0.3, 0.0, "posterior_prior")(mu, sigma)
+        torch.testing.assert_close(loss, 0.3 * torch.nn.functional.l1_loss(log_variance, torch.zeros(200, Z)) * Z)
+        loss.backward()
+        assert mu.grad is None
+        assert log_variance.grad is not None
+        torch.testing.assert_close(log_variance.grad, 0.3 / 200 * log_variance.detach().sign())
+        penalised, free = (build_seeded("aae", sigma="exp", log_variance_penalty=weight) for weight in (0.5, 0.0))
+        rewind(penalised)
+        rewind(free)
+        expected = free("adversary", x) + 0.5 * free.posterior(x)[1].square().log().abs().sum(1).mean()
+        torch.testing.assert_close(penalised("adversary", x), expected)
 
     @pytest.mark.parametrize("head", ["linear", "exp"])
     def test_floor_bounds_sigma_from_below(self, x: Tensor, head: str) -> None:
@@ -281,6 +297,7 @@ class TestRemedies:
             {"sigma": "exp"},
             {"sigma_floor": 0.5},
             {"sigma_penalty": 1.0},
+            {"sigma": "exp", "log_variance_penalty": 0.1},
             {"sigma": "exp", "kl_weight": 0.1, "kl_direction": "posterior_prior"},
             {"sigma": "exp", "kl_weight": 0.1, "kl_direction": "prior_posterior"},
         ],

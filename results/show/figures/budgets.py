@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from results.compute.tuning import REACH
 from results.read.labels import label_cells, name_place
-from results.show.figures.style import Drawing, add_legend, cells_of, split_settings, style_of
+from results.show.figures.style import Drawing, add_legend, cells_of, split_settings, style_of, use_logarithms
 
 CAPTION = (
     f"FID that the best of k random trials is expected to have (Dodge et al. 2019); bands: where {REACH:.0%} of such "
@@ -30,7 +30,8 @@ def draw_budgets(budgets: pd.DataFrame) -> Iterator[Drawing]:
             expected, low, high = (curve[name].astype(float) for name in ("expected", "low", "high"))
             axis.plot(curve["k"], expected, label=cell, markersize=4, **style)
             axis.fill_between(curve["k"], low, high, color=style["color"], alpha=0.1, linewidth=0)
-        axis.set(xlabel="trials", ylabel="FID of the best", yscale="log")
+        axis.set(xlabel="trials", ylabel="FID of the best")
+        use_logarithms(axis, "y")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         add_legend(figure, [axis])
         title = f"Best of k trials, {name_place(group.iloc[0])}, {group['epochs'].iloc[0]} epochs"

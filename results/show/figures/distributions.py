@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 
 from harness.schema import is_histogram
 from results.read.collect import Collection
+from results.read.schema import LARGEST
 from results.show.figures.style import (
-    LARGEST,
     Drawing,
     add_legend,
     build_panels,

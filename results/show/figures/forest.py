@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 
 from results.compute.across_datasets import SHARED
 from results.read.labels import label_cells, label_setting
-from results.show.figures.style import LARGEST, Drawing, use_logarithms
+from results.read.schema import LARGEST
+from results.show.figures.style import Drawing, use_logarithms
 
 CAPTION = (
     "Ratio of FIDs with 95 % intervals, on a logarithmic axis; squares: data sets; diamonds: over all of them (random "

@@ -10,7 +10,8 @@ from matplotlib import pyplot as plt
 from harness.measures import MEASURES
 from results.compute.statistics import compute_half_width
 from results.read.collect import Collection
-from results.show.figures.style import COLORS, LARGEST, Drawing, evaluations, show_seeds, split_settings, use_logarithms
+from results.read.schema import LARGEST
+from results.show.figures.style import COLORS, Drawing, evaluations, show_seeds, split_settings, use_logarithms
 
 SHOWN = [(name, MEASURES[name].title) for name in ("fid", "noise_share")]
 

@@ -95,7 +95,7 @@ class TestEvaluator:
 
     def test_every_part_has_a_line_of_its_own(self) -> None:
         variant, _, evaluator = prepare_run(n_fake=200)
-        parts = list_parts(("prior", "gaussian"), 2, reconstructions=True)
+        parts = list_parts(("prior", "gaussian"), 2, reconstructions=True, mechanisms=False)
         lines = evaluator.evaluate(variant, 0, parts)
         assert [key_of({"epoch": 7, **line})[1:] for line in lines] == parts
         assert parts == [("", 0), ("prior", 0), ("gaussian", 0), ("reconstruction", 0), ("prior", 1)]

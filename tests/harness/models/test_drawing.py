@@ -75,10 +75,33 @@ class TestSamples:
         assert command("sample", str(finished_run), "--out", "other") == 2
         assert not (here / "other").exists()
 
-    @pytest.mark.parametrize("name", ["s.png", "s.JPG"])
-    def test_a_pictures_name_is_no_folder(
-        self, brief_run: Path, here: Path, name: str, capfd: pytest.CaptureFixture[str]
+    def test_a_pictures_name_is_a_picture(
+        self, finished_run: Path, brief_run: Path, here: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        assert command("sample", str(brief_run), "--out", name) == 2
-        assert "name it s, and s.png beside it" in capfd.readouterr().err
+        before = listing(here)
+        assert command("sample", str(finished_run), "--out", "pictures/s.png") == 0
+        assert capfd.readouterr().out.splitlines()[-1] == "pictures/s.png"
+        assert [file.name for file in (here / "pictures").iterdir()] == ["s.png"]
+        assert command("sample", str(finished_run), "--out", "drawn") == 0
+        assert (here / "pictures" / "s.png").read_bytes() == (here / "drawn.png").read_bytes()
+        assert command("sample", str(finished_run), "-n", "3", "--out", "pictures/s.png") == 0
+        assert Image.open(here / "pictures" / "s.png").size == (96, 32)
+        capfd.readouterr()
+        assert command("sample", str(brief_run), "--out", "pictures/s.png") == 2
+        assert f"exists and is no picture of {brief_run.name}" in capfd.readouterr().err
+        assert Image.open(here / "pictures" / "s.png").size == (96, 32)
+        assert before.items() <= listing(here).items()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--out", "s.JPG"), "pictures are written as PNG; name it s.png"),
+            (("--out", "s.png", "-n", "65"), "-n 65 is more than the 64 images of a picture"),
+        ],
+    )
+    def test_pictures_that_cannot_be(
+        self, brief_run: Path, here: Path, arguments: tuple[str, ...], message: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        assert command("sample", str(brief_run), *arguments) == 2
+        assert message in capfd.readouterr().err
         assert not list(here.iterdir())
