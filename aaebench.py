@@ -48,6 +48,9 @@ app.command(
 app.command("results.commands:collect_command", name="collect", help="Collect run folders into tables.")
 app.command("results.commands:report_command", name="report", help="Write report.html, tables and figures.")
 app.command(
+    "results.tune:tune_command", name="tune", help="Write a sweep that trains the best trials of a search again."
+)
+app.command(
     "results.compare:compare_command",
     name="compare",
     help="""What changed between two collections, beyond noise, and what the second one lacks.
@@ -69,10 +72,11 @@ def plan(path: Path, /, *, out: Path = Path("runs"), **arguments: Any) -> None:
     from slurm.sweep import find_sweep, load_sweep
 
     plan_runs(path, out=out, **arguments)
-    configs = load_sweep(find_sweep(path)).configs
-    cells = ((config.dataset, f"{config.variant} {config.options}", config.seed) for config in configs)
-    for line in describe_planned(out, cells):
-        print(line)
+    loaded = load_sweep(find_sweep(path))
+    if loaded.search is None:  # trials are chosen from; what is chosen gets its seeds from `aaebench tune`
+        cells = ((config.dataset, f"{config.variant} {config.options}", config.seed) for config in loaded.configs)
+        for line in describe_planned(out, cells):
+            print(line)
 
 
 sweep.command("slurm.commands:submit", name="submit", help="Submit what is missing, to SLURM or here.")

@@ -124,6 +124,7 @@ class RunConfig(BaseModel):
     eval_every: int = _number("eval_every")
     eval_when: Literal["during", "after"] = _field("eval_when")
     sweep: Text = _field("sweep")
+    search: dict[str, dict[str, list[Any]]] = _field("search")
 
     @field_validator("protocol", mode="before")
     @classmethod

@@ -124,6 +124,7 @@ _ROWS: list[tuple[str, Changes, Any | Callable[[Mapping[str, Any]], Any], str]] 
     ("eval_every", "measurement", 5, "Epochs between evaluations; the first and last state always are evaluated"),
     ("eval_when", "nothing", "during", "during: training waits for evaluations; after: they are made at the end"),
     ("sweep", "nothing", "", "The sweep that this run is part of"),
+    ("search", "nothing", {}, "Of fields that a sweep's search drew for this run, the distributions"),
 ]
 _COUNTED = Range(1, 999_999)  # epochs: names of checkpoints have six digits for them, and are sorted
 # Wide enough for whoever means it: beyond, a number is a slip, and would end in a full memory or never.

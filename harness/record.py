@@ -59,7 +59,8 @@ class RunFolder:
     def ask_for(self, config: dict[str, Any]) -> None:
         """Make the folder with its configuration. Of one that is there, which trains the same, the newest request
 
-        counts, but for a smaller budget, other protocols, which are added, and the sweep, which stays the first.
+        counts, but for a smaller budget, other protocols, which are added, the sweep, which stays the first, and the
+        search that drew it, which a request from elsewhere does not undo.
         Raises: OSError if it cannot be written, ValueError if what is there is damaged.
         """
         for folder in (self.samples, self.checkpoints):
@@ -68,6 +69,7 @@ class RunFolder:
         if stored is not None:
             protocols = {protocol["name"]: protocol for protocol in (*stored["protocol"], *config["protocol"])}
             kept = {"epochs": max(stored["epochs"], config["epochs"]), "sweep": stored["sweep"]}
+            kept["search"] = config.get("search") or stored.get("search", {})
             config = config | kept | {"protocol": list(protocols.values())}
         if config != stored:
             write_json(self.config_file, config)

@@ -35,6 +35,7 @@ MOST_SHOWN = 80  # characters of a wrong value
 Dataset = Annotated[str, Field(pattern=DATASET_NAME)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$")]
 Variant = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,199}(:[A-Za-z_][A-Za-z0-9_]{0,63})?$")]
+FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}(\.[A-Za-z_][A-Za-z0-9_]{0,63})?$")]
 OptionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$", max_length=1000)]
 Message = Annotated[str, Field(max_length=100_000)]
@@ -87,6 +88,7 @@ class Config(_File):
     ema_decay: float | None = Field(None, **FIELDS["ema_decay"].bounds)
     sync_batchnorm: bool = False
     feature_sha256: Sha256 | None = None
+    search: dict[FieldName, dict[Name, list[Scalar | list[Scalar]]]] = {}
 
 
 class _Launch(_File):

@@ -25,6 +25,8 @@ from results.read.collect import Collection
 from results.read.protocols import choose_protocol
 from results.show.write import MANIFEST
 
+OF_THE_REQUEST = ("sweep", "search")  # who asked for a run, and how: not what was trained
+
 
 def extend_command(
     report: Path,
@@ -155,7 +157,7 @@ def list_missing(targets: pd.DataFrame, reported: pd.DataFrame, collection: Coll
 
 def render_sweep(name: str, configs: list[dict[str, Any]]) -> str:
     """A sweep file of just these runs: what they share is fixed, the rest a list of joint settings."""
-    configs = [{key: value for key, value in config.items() if key != "sweep"} for config in configs]
+    configs = [{key: value for key, value in config.items() if key not in OF_THE_REQUEST} for config in configs]
     values = defaultdict(list)
     for config in configs:
         for key, value in config.items():

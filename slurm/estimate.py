@@ -30,6 +30,7 @@ START_SECONDS = 10.0  # imports, data and weights, before the first step
 EARLIER_RUNS = 3  # as many are averaged
 COSTS_NOTHING = {
     *("seed", "epochs", "learning_rate", "eval_every", "eval_when", "checkpoint_every", "keep_checkpoints", "sweep"),
+    "search",
 }
 PROBED_IMAGES, PROBED_BATCHES = 2048, 4  # at least so many are trained on in an epoch
 Kind = str

@@ -22,7 +22,7 @@ from slurm.submission import load_submissions
 from slurm.sweep import Sweep
 
 LOG_LINES = 5
-NOT_OF_A_CELL = {"seed", "sweep"}
+NOT_OF_A_CELL = {"seed", "sweep", "search"}
 LONG = 30  # characters, beyond which a name is folded, as a path
 
 
@@ -31,8 +31,9 @@ def describe_plan(plan: Plan) -> str:
     counts = Counter(status.standing for status in plan.statuses)
     standings = ", ".join(f"{counts[standing]} {standing}" for standing in STANDINGS if counts[standing])
     lines = [f"{plan.sweep.name}: {len(plan.statuses)} runs: {standings}"]
+    lines += plan.sweep.search.describe() if plan.sweep.search is not None else []
     if not plan.todo:
-        return lines[0]
+        return "\n".join(lines)
     options = plan.sweep.slurm
     lines.append(f"to submit: {len(plan.todo)} runs in {len(plan.jobs)} jobs of {options.world_size} processes")
     unestimated = len(plan.todo) - len(plan.seconds)

@@ -104,13 +104,45 @@ def find_missing_inputs(configs: Collection[RunConfig]) -> list[str]:
     return lines
 
 
+def require_no_fewer_trials(sweep: Sweep, out: Path) -> None:
+    """Raises: InputError if more trials of the same search were run: the best of those that are left would be called
+
+    the best of fewer than were tried.
+    """
+    if sweep.search is None:
+        return
+    now = {config.run_id for config in sweep.configs}
+    for submission in load_submissions(out, sweep.name):
+        trials = (submission.content.get("search") or {}).get("trials", 0)
+        gone = [run_id for run_id in submission.run_ids if run_id not in now and (out / run_id).is_dir()]
+        if (
+            trials > sweep.search.trials
+            and gone
+            and _without_trials(submission.content) == _without_trials(sweep.content)
+        ):
+            raise InputError(
+                f"search.trials = {sweep.search.trials} of the sweep {sweep.name} are fewer than the {trials} whose "
+                f"runs are under {out}, as {gone[0]}; a best of fewer would hide them: keep trials at {trials} or more"
+            )
+
+
+def _without_trials(content: dict[str, Any]) -> dict[str, Any]:
+    """What of a sweep file decides its draws and its grid, but for their number."""
+    search = {key: value for key, value in (content.get("search") or {}).items() if key != "trials"}
+    return {key: content.get(key) for key in ("grid", "fixed", "exclude")} | {"search": search}
+
+
 def describe_change(sweep: Sweep, out: Path) -> str:
-    """What differs between the sweep file and the one last submitted, if that changes its runs; else nothing."""
+    """What differs between the sweep file and the one last submitted, if that changes its runs; else nothing.
+
+    More trials of the same search are no change: they are what follows the first ones.
+    """
     submissions = load_submissions(out, sweep.name)
     if not submissions:
         return ""
     before, now = set(submissions[-1].run_ids), {config.run_id for config in sweep.configs}
-    if before == now:
+    has_only_more_trials = before < now and _without_trials(submissions[-1].content) == _without_trials(sweep.content)
+    if before == now or has_only_more_trials:
         return ""
     lines = _compare(submissions[-1], sweep.content) or ["the defaults of the code or the files that it names"]
     return (
@@ -122,9 +154,9 @@ def describe_change(sweep: Sweep, out: Path) -> str:
 
 def _compare(submission: Submission, content: dict[str, Any]) -> list[str]:
     def parts(of: dict[str, Any]) -> dict[str, Any]:
-        grid, fixed = (of.get(key) or {} for key in ("grid", "fixed"))
-        named = {f"grid.{axis}": values for axis, values in grid.items()}
-        return {**named, **{f"fixed.{name}": value for name, value in fixed.items()}, "exclude": of.get("exclude")}
+        blocks = {key: of.get(key) or {} for key in ("grid", "search", "fixed")}
+        named = {f"{key}.{name}": value for key, block in blocks.items() for name, value in block.items()}
+        return {**named, "exclude": of.get("exclude")}
 
     old, new = parts(submission.content), parts(content)
     return [

@@ -31,7 +31,15 @@ from slurm.cluster import (
 from slurm.job import Job
 from slurm.local import require_all_done, run_locally, submit_locally
 from slurm.overview import describe_plan, describe_site
-from slurm.plan import TO_SUBMIT, Plan, build_plan, describe_change, find_missing_inputs, require_time_for_epochs
+from slurm.plan import (
+    TO_SUBMIT,
+    Plan,
+    build_plan,
+    describe_change,
+    find_missing_inputs,
+    require_no_fewer_trials,
+    require_time_for_epochs,
+)
 from slurm.process import plan_run
 from slurm.request import SlurmOptions, build_flags, build_setup
 from slurm.snapshot import snapshot_code
@@ -56,6 +64,7 @@ def choose_executor(executor: Executor | None) -> Executor:
 
 def show_plan(sweep: Sweep, out: Path, executor: Executor, standings: Collection[Standing] = TO_SUBMIT) -> None:
     """Print what a submission would do, and what would keep it from that."""
+    require_no_fewer_trials(sweep, out)
     plan = build_plan(sweep, out, standings)
     if executor == "slurm":
         require_time_for_epochs(plan)
@@ -95,6 +104,7 @@ def submit_sweep(
             f"--limit {limit}: how many jobs to submit to SLURM now, 1 or more; --at-once bounds what runs here"
         )
     with submitting(out, sweep.name):
+        require_no_fewer_trials(sweep, out)
         plan = build_plan(sweep, out, standings)
         if executor == "slurm":
             require_time_for_epochs(plan)
@@ -102,6 +112,7 @@ def submit_sweep(
             raise InputError(f"{change}; give --changed to go on, or give the changed sweep another name")
         if missing := find_missing_inputs(plan.todo):
             raise InputError("\n".join(missing))
+        _note_trials(plan)
         if plan.todo and executor == "slurm":
             say(submit_to_slurm(plan, out, limit))
         submission = submit_locally(plan, out) if plan.todo and executor == "local" else None
@@ -117,6 +128,19 @@ def submit_sweep(
     left = sum(status.standing == "failed" for status in plan.statuses) if "failed" not in standings else 0
     if left:
         raise RunsFailedError(f"{left} runs failed before and are left; see sweep status, then sweep retry --failed")
+
+
+def _note_trials(plan: Plan) -> None:
+    """A finished run that a search draws is a trial of it, whoever asked for it first: its folder says so from now on.
+
+    Raises: InputError if it cannot be written.
+    """
+    for status in plan.statuses if plan.sweep.search is not None else []:
+        if status.standing == "done":
+            try:
+                status.folder.ask_for(status.config.model_dump(mode="json"))
+            except (OSError, ValueError) as error:
+                raise InputError(f"cannot note in {status.folder.path} that it is a trial: {error}") from error
 
 
 def submit_to_slurm(plan: Plan, out: Path, limit: int | None = None) -> str:

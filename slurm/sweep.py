@@ -1,4 +1,4 @@
-"""Sweep files: a grid over any fields of a run's configuration, and what the runs ask of SLURM."""
+"""Sweep files: a grid over any fields of a run's configuration, trials drawn beside it, and what SLURM is asked for."""
 
 import math
 import re
@@ -13,8 +13,9 @@ from harness.config import RunConfig, build_config
 from harness.errors import InputError, unknown
 from harness.settings import load_config_file
 from slurm.request import SlurmOptions, build_options
+from slurm.search import Search, check_distribution, format_draw, read_search
 
-KEYS = ("name", "grid", "fixed", "exclude", "slurm")
+KEYS = ("name", "grid", "search", "fixed", "exclude", "slurm")
 SHIPPED = Path(__file__).parent / "sweeps"
 FILES = ("protocol", "extractor", "extractor_weights", "feature_weights")  # fields that may name a file
 LARGEST_GRID = 1_000_000
@@ -24,13 +25,17 @@ Fields = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file: its runs in the order of its grid, the content that they follow from, and the folder it is in."""
+    """A sweep file: its runs in the order of its grid, the content that they follow from, and the folder it is in.
+
+    With a `search` the runs are the grid's once for each trial, the first trial of all of them first.
+    """
 
     name: str
     configs: list[RunConfig]
     content: dict[str, Any]
     slurm: SlurmOptions
     folder: Path
+    search: Search | None = None
 
 
 def find_sweep(name: Path) -> Path:
@@ -45,11 +50,12 @@ def find_sweep(name: Path) -> Path:
 def load_sweep(path: Path, **overrides: Any) -> Sweep:
     """The runs of a sweep file, in the order of its grid; `overrides` win over its fixed fields.
 
-    `grid` maps a field to its values; under any other name it lists joint settings, each a mapping of fields. A point
-    is left out where all fields of a mapping in `exclude` have those values. Files and own variants that the sweep
-    names are sought beside it, then in the working folder.
-    Raises: InputError for unknown keys, an empty grid, a field set in two places, values that no run accepts, an
-        exclusion of nothing, or the same run twice.
+    `grid` maps a field to its values; under any other name it lists joint settings, each a mapping of fields. `search`
+    draws fields for a number of trials, the same for every point of the grid. A point is left out where all fields of
+    a mapping in `exclude` have those values. Files and own variants that the sweep names are sought beside it, then in
+    the working folder.
+    Raises: InputError for unknown keys, an empty grid, a field set in two places, values that no run accepts (drawn
+        ones with the trial that drew them), an exclusion of nothing, or the same run twice.
     """
     content = load_config_file(path)
     for key in content:
@@ -59,19 +65,25 @@ def load_sweep(path: Path, **overrides: Any) -> Sweep:
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
     name, axes, fixed, rules = _read_parts(content, path)
-    _require_one_place_each(axes, fixed, path)
-    if (size := math.prod(map(len, axes.values()))) > LARGEST_GRID:
+    search = _read_search(content["search"], path) if content.get("search") is not None else None
+    _require_one_place_each(axes, search, fixed, path)
+    trials = _draw_trials(search, path)
+    if (size := math.prod(map(len, (trials, *axes.values())))) > LARGEST_GRID:
         raise InputError(f"{path}: the grid has {size} points, more than {LARGEST_GRID}; make several sweeps of it")
-    points = [{key: value for part in parts for key, value in part.items()} for parts in product(*axes.values())]
+    points = [
+        {key: value for part in parts for key, value in part.items()} for parts in product(trials, *axes.values())
+    ]
+    noted = {"sweep": name, **({} if search is None else {"search": search.distributions})}
     exclusions = _Exclusions(rules, points, {**fixed, **overrides}, path)
     configs: dict[str, RunConfig] = {}
     for point in points:
         if exclusions.hold({**fixed, **point, **overrides}):
             continue
         try:
-            config = build_config(fixed, point, overrides, {"sweep": name})
+            config = build_config(fixed, point, overrides, noted)
         except InputError as error:
-            raise InputError(f"{path}, {_name_axes(axes, fixed, point, overrides)}: {error}") from error
+            where = _name_axes(axes, trials, fixed, point, overrides)
+            raise InputError(f"{path}, {where}: {error}") from error
         if config.run_id in configs:
             try:
                 config = configs[config.run_id].widen(config)
@@ -90,7 +102,7 @@ def load_sweep(path: Path, **overrides: Any) -> Sweep:
                 f"{path}: batch_size = {config.batch_size} cannot be shared equally by {options.world_size} processes "
                 f"(slurm: nodes = {options.nodes}, {options.processes_per_node} processes each)"
             )
-    return Sweep(name, list(configs.values()), content, options, folder)
+    return Sweep(name, list(configs.values()), content, options, folder, search)
 
 
 def _read_parts(content: Fields, path: Path) -> tuple[str, dict[str, list[Fields]], Fields, list[Fields]]:
@@ -122,6 +134,22 @@ def _read_parts(content: Fields, path: Path) -> tuple[str, dict[str, list[Fields
     return name, axes, _flatten(fixed, path), [_flatten(rule, path) for rule in rules]
 
 
+def _read_search(block: Any, path: Path) -> Search:
+    trials, seed, drawn = read_search(block, path)
+    fields = _flatten(drawn, path)
+    return Search(trials, seed, {field: check_distribution(field, given, path) for field, given in fields.items()})
+
+
+def _draw_trials(search: Search | None, path: Path) -> list[Fields]:
+    """The drawn fields of each trial; of a sweep without a search, one trial of none."""
+    if search is None:
+        return [{}]
+    try:
+        return [_flatten(trial, path) for trial in search.draw()]
+    except InputError as error:
+        raise InputError(f"{path}: search.{error}") from error
+
+
 def _flatten(fields: Fields, path: Path) -> Fields:
     """The fields with each of `options` on its own, and files by their paths where they lie beside the sweep file."""
     flat: Fields = {}
@@ -145,10 +173,11 @@ def _find_beside(path: Path, value: Any) -> Any:
     return str((path.parent / value).resolve()) if is_there else value
 
 
-def _require_one_place_each(axes: Mapping[str, list[Fields]], fixed: Fields, path: Path) -> None:
-    """Raises: InputError for a field that two axes set, or an axis and `fixed`: which of the two would be meant?"""
+def _require_one_place_each(axes: Mapping[str, list[Fields]], search: Search | None, fixed: Fields, path: Path) -> None:
+    """Raises: InputError for a field that two of axes, `search` and `fixed` set: which of the two would be meant?"""
     places = {f"grid.{axis}": {key for part in parts for key in part} for axis, parts in axes.items()}
-    for (one, ours), (other, theirs) in combinations({**places, "fixed": {*fixed}}.items(), 2):
+    drawn = {*search.distributions} if search is not None else set()
+    for (one, ours), (other, theirs) in combinations({**places, "search": drawn, "fixed": {*fixed}}.items(), 2):
         for key in sorted(ours & theirs):
             raise InputError(f"{path}: {key} is set twice, by {one} and by {other}; set it in one of them")
 
@@ -218,17 +247,27 @@ def _validate(system: Fields, key: str, *value: Any) -> Any:
     return run.get(key, value)
 
 
-def _name_axes(axes: Mapping[str, list[Fields]], fixed: Fields, point: Fields, overrides: Fields) -> str:
-    """Which axis has a value that no run accepts, if one alone is enough to see it; else the point as it is."""
+def _name_axes(
+    axes: Mapping[str, list[Fields]], trials: list[Fields], fixed: Fields, point: Fields, overrides: Fields
+) -> str:
+    """Which axis has a value that no run accepts, or which draw, if one alone is enough to see it; else the point."""
     system = {key: point[key] for key in ("variant", "preset") if key in point}
+
+    def is_refused(part: Fields) -> bool:
+        try:
+            build_config(fixed, system, part, overrides)
+        except InputError:
+            return True
+        return False
+
     for axis, parts in axes.items():
         for part in parts:
-            if any(point.get(key) != wanted for key, wanted in part.items()):
-                continue
-            try:
-                build_config(fixed, system, part, overrides)
-            except InputError:
+            if all(point.get(key) == wanted for key, wanted in part.items()) and is_refused(part):
                 return f"grid.{axis}, value {part[axis] if [*part] == [axis] else part!r}"
+    for number, trial in enumerate(trials, 1):
+        if all(point.get(key) == value for key, value in trial.items()):
+            for field in (field for field, value in trial.items() if is_refused({field: value})):
+                return f"search.{field}, trial {number} drew {format_draw(trial[field])}"
     return str(point)
 
 

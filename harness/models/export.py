@@ -13,7 +13,7 @@ from harness.record import Record, RunFolder
 from harness.training.checkpoint import Which, names_to_keep
 
 FILES = {"model.safetensors", "config.json", "README.md"}
-OF_THE_MACHINE = ("feature_weights", "sweep")  # paths, and what means nothing elsewhere
+OF_THE_MACHINE = ("feature_weights", "sweep", "search")  # paths, and what means nothing elsewhere
 
 
 def write_export(run: Path, which: Which, out: Path | None = None, trust_code: bool = False) -> Path:

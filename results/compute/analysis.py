@@ -18,8 +18,9 @@ from results.compute.spread import SPREAD, build_spread
 from results.compute.statistics import MARGIN
 from results.compute.summary import CELL, SUMMARY, EpochRule, reported_rows, summarise
 from results.compute.tables import PaperTable, build_tables
+from results.compute.tuning import BUDGETS, TUNED, Tuning, tune
 from results.read.collect import Collection
-from results.read.schema import PROBLEMS, PROTOCOLS, PROVENANCE, RUNS, Column
+from results.read.schema import NO_SEARCH, PROBLEMS, PROTOCOLS, PROVENANCE, RUNS, Column
 
 CAMPAIGN = ["protocol", "extractor"]  # evaluations of one way to score; its ids differ by data set and size
 
@@ -31,6 +32,11 @@ FILES: dict[str, tuple[list[Column], str]] = {
     "across_datasets": (ACROSS, "a variant, and a measure in which it is compared with the AAE over all data sets"),
     "best": (BEST, "a cell of prior samples, and the chance that it is the best of its setting"),
     "references": (REFERENCES, "a setting and a reference to read its scores by: noise floors, reconstructions"),
+    "tuned": (TUNED, "a variant of a search, and the best of its trials"),
+    "budgets": (
+        BUDGETS,
+        "a variant of a search, and what the best of k trials is expected to be",
+    ),
     "claims": (CLAIMS_COLUMNS, "a claim of the paper, and its verdict"),
     "claims_evidence": (EVIDENCE, "a number behind a verdict"),
     "collapse": (COLLAPSE, "a run and evaluation: the posterior's diagnostics"),
@@ -76,10 +82,12 @@ def analyse(
     runs = collection.runs
     reported, summary = reported_rows(runs, rule), summarise(runs, rule)
     references = build_references(collection, summary, reported)
-    comparisons = apply_looks(build_comparisons(reported, margin), looks)
+    shared = reported[reported["search"] == NO_SEARCH]  # a search's trials are compared by what it found
+    comparisons = apply_looks(build_comparisons(shared, margin), looks)
     odd = list_as_problems(find_odd_runs(reported, margin), collection.paths)
-    best = build_best(reported)
-    claims, evidence = _judge(runs, reported)
+    best = build_best(shared)
+    tuning = tune(runs, reported, margin)
+    claims, evidence = _judge(runs, reported, tuning)
     doses = build_doses(reported)
     frames = {
         "summary": summary,
@@ -87,6 +95,8 @@ def analyse(
         "across_datasets": build_across(comparisons),
         "best": best,
         "references": references,
+        "tuned": tuning.tuned,
+        "budgets": tuning.budgets,
         "claims": claims,
         "claims_evidence": evidence,
         "collapse": build_collapse_table(runs),
@@ -98,18 +108,22 @@ def analyse(
         "provenance": collection.provenance,
         "protocols": _protocols(collection),
     }
-    return Analysis(collection, rule, reported, frames, build_tables(summary, best, references))
+    tables = build_tables(summary[summary["search"] == NO_SEARCH], best, references)
+    return Analysis(collection, rule, reported, frames, tables)
 
 
-def _judge(runs: pd.DataFrame, reported: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The claims, for each way to score by itself."""
+def _judge(runs: pd.DataFrame, reported: pd.DataFrame, tuning: Tuning) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The claims, for each way to score by itself: at a setting that all variants share, and each at its own best."""
     verdicts, evidence = [], []
-    ways = reported[CAMPAIGN].drop_duplicates() if len(reported) else pd.DataFrame([["", ""]], columns=CAMPAIGN)
     judged = [*dict.fromkeys([*CELL, "run_id", "seed", "state", "epoch", "sampling_seed", "fid", "sigma_mean"])]
-    for way in ways.to_dict(orient="records"):
-        parts = [frame.merge(pd.DataFrame([way])) for frame in (runs[judged], reported)]
-        for found, frames in zip(judge_claims(*parts), (verdicts, evidence), strict=True):
-            frames.append(found.assign(protocol=way["protocol"], extractor=way["extractor"]))
+    for settings, of_all, at_end in (("shared", runs, reported), ("tuned", tuning.runs, tuning.reported)):
+        ways = at_end[CAMPAIGN].drop_duplicates()
+        if ways.empty and settings == "shared":
+            ways = pd.DataFrame([["", ""]], columns=CAMPAIGN)
+        for way in ways.to_dict(orient="records"):
+            parts = [frame.merge(pd.DataFrame([way])) for frame in (of_all[judged], at_end)]
+            for found, frames in zip(judge_claims(*parts), (verdicts, evidence), strict=True):
+                frames.append(found.assign(settings=settings, **{name: way[name] for name in CAMPAIGN}))
     return pd.concat(verdicts, ignore_index=True), pd.concat(evidence, ignore_index=True)
 
 

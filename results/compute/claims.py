@@ -46,7 +46,7 @@ from results.compute.mechanism_findings import (
 from results.compute.statistics import ALPHA, MARGIN, adjust_partial
 from results.compute.summary import SETTING, primary_rows
 from results.read.labels import LABEL_COLUMNS, label_settings
-from results.read.schema import Column
+from results.read.schema import NO_SEARCH, Column
 
 Verdict = Literal["supported", "refuted", "undecided", "not enough data"]
 
@@ -61,6 +61,7 @@ CLAIMS_COLUMNS = [
     Column("evidence", "string", "the numbers behind it, from claims_evidence.csv"),
     Column("protocol", "string", "the protocol that it was judged under; each is judged by itself"),
     Column("extractor", "string", "the extractor, likewise"),
+    Column("settings", "string", "shared: by all variants, the paper's if any; tuned: each has its best trial's"),
 ]
 EVIDENCE = [
     Column("claim", "string", "C1 to C7, M1 to M6"),
@@ -82,6 +83,7 @@ EVIDENCE = [
     Column("text", "string", "the same in words"),
     Column("protocol", "string", "the protocol that it was judged under; each is judged by itself"),
     Column("extractor", "string", "the extractor, likewise"),
+    Column("settings", "string", "shared: by all variants, the paper's if any; tuned: each has its best trial's"),
 ]
 
 
@@ -126,7 +128,8 @@ def _choose_settings(runs: pd.DataFrame, reported: pd.DataFrame) -> Data:
     prior = reported[reported["sampler"] == "prior"]
     sizes = prior.groupby(SETTING, dropna=False, sort=False).size().rename("runs").reset_index()
     sizes["papers"] = [not label for label in label_settings(sizes)]
-    ordered = sizes.sort_values(["papers", "epochs", "runs"], ascending=False, kind="stable")
+    sizes["plain"] = sizes["search"] == NO_SEARCH  # rather than a trial, whose settings nobody chose
+    ordered = sizes.sort_values(["plain", "papers", "epochs", "runs"], ascending=False, kind="stable")
     main = ordered.drop_duplicates(["dataset", "image_size"])[SETTING]
     done = primary_rows(runs[runs["state"] == "done"])
     chosen = prior.merge(main, on=SETTING)

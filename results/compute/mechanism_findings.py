@@ -71,7 +71,8 @@ def find_tuned_difference(data: Data) -> Evidence:
             if isinstance(found, str):
                 lacking.append(f"{variant}: {found}")
             else:
-                rates.append(f"{format_value(found['learning_rate'].iloc[0])} ({variant})")
+                rate = found["learning_rate"].iloc[0]
+                rates.append(f"{'of its best trial' if pd.isna(rate) else format_value(rate)} ({variant})")
                 judges.append(found)
         if lacking:
             where = group.iloc[0].copy()
@@ -114,6 +115,8 @@ def _choose_rate(rows: pd.DataFrame) -> pd.DataFrame | str:
     The seed that chooses is the first one that was trained at the most rates.
     """
     rows = rows[rows["fid"].notna()]
+    if len(rows) and rows["learning_rate"].isna().all():
+        return rows  # fresh seeds of the best trial of a search, which took no part in the choice
     tried = rows.groupby("seed")["learning_rate"].nunique()
     if tried.empty or tried.max() < FEWEST_RATES:
         return f"{rows['learning_rate'].nunique()} learning rates of {FEWEST_RATES} needed"

@@ -24,9 +24,10 @@ from results.read.schema import (
 )
 
 # Runs that differ in any of these are different cells: all that changes the trained weights but the seed, the budget,
-# and the reading, so that numbers of different protocols are never mixed.
+# the reading, so that numbers of different protocols are never mixed, and whether a search drew them: a trial that was
+# chosen for its score is no further seed of its cell.
 TRAINED = [*(name for name in TRAINING_COLUMNS if name != "seed"), "training"]
-CELL = [*TRAINED, "epochs", "protocol", "protocol_id", "extractor", "sampler"]
+CELL = [*TRAINED, "epochs", "search", "protocol", "protocol_id", "extractor", "sampler"]
 # What cells share that are compared with each other: all but what was trained.
 SETTING = [name for name in CELL if name not in ("variant", "options")]
 SPLIT = ["fid", "inception_score", "kid"]  # scores whose variance is split where evaluations were repeated

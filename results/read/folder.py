@@ -65,6 +65,7 @@ def _read(folder: RunFolder) -> FolderEntry:
     fields = config | {
         "sweep": config["sweep"] or None,
         "options": json.dumps(config["options"], sort_keys=True),
+        "search": json.dumps(config.get("search", {}), sort_keys=True),
         "training": _describe_training(config, environment.get("data") or {}),
     }
     configuration = {column.name: fields[column.name] for column in CONFIGURATION}

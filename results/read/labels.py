@@ -4,7 +4,7 @@ What of a setting is the paper's goes without saying; whatever is not is said wh
 """
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -30,7 +30,7 @@ def label_setting(row: Row) -> str:
 
     What the row has no column for, as one over several data sets has none for their batch sizes, goes without saying.
     """
-    return _label(row.get("image_size"), *(_plain(row.get(name)) for name in NEUTRAL))
+    return _label(row.get("image_size"), *(to_plain(row.get(name)) for name in NEUTRAL))
 
 
 def label_settings(rows: pd.DataFrame) -> list[str]:
@@ -40,8 +40,9 @@ def label_settings(rows: pd.DataFrame) -> list[str]:
     return [labels[place] for place in number]
 
 
-def _plain(value: Any) -> Hashable:
-    """A missing number is None."""
+def to_plain(value: Any) -> Any:
+    """A value of a table as Python's own, which JSON takes too; a missing one is None."""
+    value = value.item() if isinstance(value, np.generic) else value
     return None if pd.isna(value) else value
 
 

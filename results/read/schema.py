@@ -58,7 +58,9 @@ CONFIGURATION = _columns("""
     mixed_precision | string | no, tf32, bf16 or fp16
     training | string | JSON, sorted keys: other settings that are no defaults; `data` if a published set is not whole
     eval_every | integer | epochs between evaluations
+    search | string | JSON: of each field that a search drew, its distribution; {}: no trial of a search
 """)
+NO_SEARCH = "{}"
 # Fields of the configuration that change the trained weights and have a column of their own; the others are `training`.
 OWN_COLUMNS = [column.name for column in CONFIGURATION if column.name in FIELDS]
 TRAINING_COLUMNS = [name for name in OWN_COLUMNS if FIELDS[name].changes == "training"]

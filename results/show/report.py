@@ -13,6 +13,8 @@ from PIL import Image
 from harness.files import write_text
 from results.compute.analysis import FILES, Analysis
 from results.read.schema import SCHEMA_VERSION
+from results.show.budget_table import INTRO as BUDGETS_INTRO
+from results.show.budget_table import build_tuned_table
 from results.show.figures import Drawing, draw_all, save_figure
 from results.show.report_tables import (
     build_across_table,
@@ -32,6 +34,7 @@ SECTIONS = [
     ("summary", "Summary"),
     ("tables", "Tables"),
     ("baseline", "Against the AAE"),
+    ("budgets", "Equal budgets"),
     ("claims", "Claims"),
     ("collapse", "Collapse"),
     ("dose", "Dose and response"),
@@ -98,7 +101,10 @@ def _render(analysis: Analysis, pictures: list[dict[str, Any]], refresh: float |
         comparisons=build_comparison_table(analysis.comparisons),
         across=build_across_table(analysis.frames["across_datasets"]),
         spread=build_spread_table(analysis.frames["spread"]),
+        budgets_intro=BUDGETS_INTRO,
+        tuned=build_tuned_table(analysis.frames["tuned"]),
         claims=claims,
+        claims_tuned=(analysis.frames["claims"]["settings"] == "tuned").any(),
         several_ways=analysis.frames["claims"][["protocol", "extractor"]].drop_duplicates().shape[0] > 1,
         collapse_intro=COLLAPSE_INTRO,
         collapse_tables=build_collapse_tables(analysis),

@@ -1,5 +1,6 @@
 """What a report says first: sentences made from the data."""
 
+import json
 from collections.abc import Iterator
 
 import pandas as pd
@@ -8,6 +9,7 @@ from results.compute.analysis import Analysis
 from results.compute.baseline import BASELINE, mark_best
 from results.compute.summary import RULES, SETTING
 from results.read.labels import NEUTRAL, add_label, label_cells, label_settings, name_place, name_setting
+from results.read.schema import NO_SEARCH
 
 
 def describe(analysis: Analysis) -> list[str]:
@@ -16,6 +18,7 @@ def describe(analysis: Analysis) -> list[str]:
         *_what_ran(analysis),
         *_best(analysis),
         *_against_baseline(analysis),
+        *_equal_budgets(analysis),
         *_collapse(analysis),
         *_claims(analysis),
     ]
@@ -36,11 +39,17 @@ def duration(hours: float) -> str:
 
 def _what_ran(analysis: Analysis) -> Iterator[str]:
     provenance, problems = analysis.collection.provenance, analysis.collection.problems
-    runs = analysis.collection.runs.drop_duplicates("run_id")
+    every = analysis.collection.runs.drop_duplicates("run_id")
+    runs = every[every["search"] == NO_SEARCH]
     settings = runs[["dataset", "image_size", *NEUTRAL]].drop_duplicates()
     places = [name_setting(f"{row['dataset']} at {row['image_size']} px", row) for _, row in settings.iterrows()]
     done = int((provenance["state"] == "done").sum())
-    variants, seeds = runs["variant"].nunique(), runs["seed"].nunique()
+    variants, seeds = every["variant"].nunique(), every["seed"].nunique()
+    trials = every[every["search"] != NO_SEARCH]
+    if len(trials):
+        fields = sorted({field for text in trials["search"].unique() for field in json.loads(str(text))})
+        yield f"{count(len(trials), 'run')} are trials of a search over {join(fields)}: see equal budgets."
+        places = places or ["searched settings alone"]
     if places:
         yield (
             f"{count(len(provenance), 'run')} of {count(variants, 'variant')} on {join(places)}, "
@@ -59,7 +68,7 @@ def _what_ran(analysis: Analysis) -> Iterator[str]:
             f"Reported is {RULES[analysis.rule]}. Training took {duration(training)} and evaluation "
             f"{duration(evaluation)}{gpu_hours}."
         )
-    if (runs["extractor"] == "domain").any():
+    if (every["extractor"] == "domain").any():
         yield (
             "Scores are taken in the features of a small classifier of the data's own labels (extractor domain): a "
             "scale of its own, on which variants compare with each other, and nothing with numbers printed elsewhere."
@@ -68,6 +77,7 @@ def _what_ran(analysis: Analysis) -> Iterator[str]:
 
 def _best(analysis: Analysis) -> Iterator[str]:
     cells = analysis.summary[(analysis.summary["sampler"] == "prior") & analysis.summary["fid_mean"].notna()]
+    cells = cells[cells["search"] == NO_SEARCH]
     marks = mark_best(analysis.frames["best"], cells, "fid")
     for _, setting in cells.groupby([name for name in SETTING if name != "sampler"], dropna=False, sort=False):
         if len(setting) < 2:
@@ -110,9 +120,24 @@ def _against_baseline(analysis: Analysis) -> Iterator[str]:
     yield f"FID against the {BASELINE} (moderated t test of its logarithm, Holm, 0.05): {'; '.join(parts)}."
 
 
+def _equal_budgets(analysis: Analysis) -> Iterator[str]:
+    tuned = analysis.frames["tuned"]
+    for (dataset, _), search in tuned.groupby(["dataset", "protocol_id"], sort=False):
+        known = search[search["fid_mean"].notna()].sort_values("fid_mean")
+        if known.empty:
+            yield f"The best trials on {dataset} have no score beside the one that chose them: see aaebench tune."
+            continue
+        budget = known["budget"].iloc[0]
+        names = [f"{cell} {fid:.2f}" for cell, fid in zip(label_cells(known), known["fid_mean"], strict=True)]
+        yield f"FID at equal budgets on {dataset}, each variant at its best of {budget} trials: {join(names)}."
+        if edges := list(search.loc[search["edge"].fillna("") != "", "variant"]):
+            yield f"The best trial of {join(edges)} lies at the edge of the search on {dataset}: search further."
+
+
 def _collapse(analysis: Analysis) -> Iterator[str]:
     table = analysis.frames["collapse"]
-    done = table[table["state"] == "done"]
+    drawn = analysis.collection.runs.loc[analysis.collection.runs["search"] != NO_SEARCH, "run_id"]
+    done = table[(table["state"] == "done") & ~table["run_id"].isin(drawn)]
     if done.empty:
         return
     done = done.assign(label=label_settings(done))
@@ -134,10 +159,12 @@ def _collapse(analysis: Analysis) -> Iterator[str]:
 
 
 def _claims(analysis: Analysis) -> Iterator[str]:
-    claims = analysis.frames["claims"]
-    parts = []
-    for verdict in ("supported", "refuted", "undecided", "not enough data"):
-        names: pd.Series = claims.loc[claims["verdict"] == verdict, "claim"]
-        if len(names):
-            parts.append(f"{verdict}: {', '.join(names)}")
-    yield f"The paper's claims: {'; '.join(parts)}."
+    for settings, called in (("shared", "The paper's claims"), ("tuned", "The same at equal budgets")):
+        claims = analysis.frames["claims"]
+        claims, parts = claims[claims["settings"] == settings], []
+        for verdict in ("supported", "refuted", "undecided", "not enough data"):
+            names: pd.Series = claims.loc[claims["verdict"] == verdict, "claim"]
+            if len(names):
+                parts.append(f"{verdict}: {', '.join(names)}")
+        if parts:
+            yield f"{called}: {'; '.join(parts)}."

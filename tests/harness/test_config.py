@@ -33,6 +33,7 @@ ANOTHER = {
     "extractor": "domain",
     "n_fake": 7,
     "sweep": "another",
+    "search": {"learning_rate": {"uniform": [0.1, 0.9]}},
     "samplers": ["prior", "gaussian"],
     "sampling_seeds": 2,
     "optimizer": "adamw",

@@ -247,11 +247,26 @@ lists = st.dictionaries(
 )
 blocks = st.dictionaries(st.sampled_from([*SlurmOptions.model_fields, "x"]), values, max_size=4)
 
+distributions = st.dictionaries(
+    st.sampled_from(["uniform", "log_uniform", "integer", "choice", "x"]), values, min_size=1, max_size=2
+)
+searches = st.dictionaries(
+    st.sampled_from(["learning_rate", "options.sigma", "options", "latent_dim", "variant", "eval.every"]),
+    distributions | values,
+    max_size=2,
+).flatmap(lambda block: st.fixed_dictionaries({"trials": st.integers(0, 3) | values}).map(lambda own: {**own, **block}))
+
 
 @given(
     st.fixed_dictionaries(
         {"grid": lists | values},
-        optional={"name": values, "fixed": values, "exclude": st.lists(values, max_size=2), "slurm": blocks | values},
+        optional={
+            "name": values,
+            "search": searches | values,
+            "fixed": values,
+            "exclude": st.lists(values, max_size=2),
+            "slurm": blocks | values,
+        },
     )
 )
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

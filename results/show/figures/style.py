@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import pandas as pd
@@ -18,7 +18,7 @@ from results.compute.statistics import compute_half_width
 from results.compute.summary import SETTING, primary_rows
 from results.read.collect import PAPER_ORDER, Collection
 from results.read.labels import label_cells, name_setting
-from results.read.schema import LARGEST, NUMBERS
+from results.read.schema import LARGEST, NO_SEARCH, NUMBERS
 
 mpl.use("agg")
 MOST_PANELS = 12  # settings shown; a caption says where there are more
@@ -52,10 +52,10 @@ class Drawing:
 def evaluations(collection: Collection) -> pd.DataFrame:
     """All prior-sample rows, of runs of every state, with `cell`: the label of what was trained.
 
-    Numbers that cannot be drawn are missing.
+    Without the trials of searches, which have a figure of their own. Numbers that cannot be drawn are missing.
     """
     runs = primary_rows(collection.runs)
-    runs = runs[runs["sampler"] == "prior"]
+    runs = runs[(runs["sampler"] == "prior") & (runs["search"] == NO_SEARCH)]
     return mask_undrawable(runs, NUMBERS).assign(cell=label_cells(runs))
 
 
@@ -149,11 +149,12 @@ def show_seeds(axis: Axes, values: pd.Series) -> None:
         axis.set_ylim(numbers.min() - margin, numbers.max() + margin)
 
 
-def use_logarithms(axis: Axes) -> None:
-    """A logarithmic x axis, its numbers written as text."""
-    axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(LogFormatter())
-    axis.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
+def use_logarithms(axis: Axes, of: Literal["x", "y"] = "x") -> None:
+    """A logarithmic x axis, or y axis, its numbers written as text."""
+    axis.set(**{f"{of}scale": "log"})
+    scale = axis.xaxis if of == "x" else axis.yaxis
+    scale.set_major_formatter(LogFormatter())
+    scale.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
 
 
 def count_epochs(axis: Axes) -> None:
