@@ -56,7 +56,10 @@ def test_a_variant_that_the_copy_cannot_import_is_refused_before_anything_is_sub
     tokens = ["sweep", "submit", "tiny.yaml", "--out", str(tmp_path / "runs"), "--executor", "local"]
     assert call(lambda: app(tokens, result_action="return_value")) == 2
     error = capfd.readouterr().err
-    assert "reading:Own cannot be imported from the copy of the code that the jobs run (FileNotFoundError" in error
+    assert (
+        "reading:Own cannot be imported from the copy of the code that the jobs run (ImportError: FileNotFoundError"
+        in error
+    )
     assert not (tmp_path / "runs").exists()
 
 
