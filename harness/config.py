@@ -62,9 +62,9 @@ WeightsFile = Annotated[Path | None, Field(strict=False), AfterValidator(check_f
 Beta = Annotated[float, Field(**FIELDS["betas"].bounds)]
 
 
-def _number(name: str) -> Any:
-    """Default, description and bounds from the table of fields."""
-    return _field(name, **FIELDS[name].bounds)
+def _number(name: str, **constraints: Any) -> Any:
+    """Default, description and bounds from the table of fields; pydantic's constraints."""
+    return _field(name, **FIELDS[name].bounds, **constraints)
 
 
 def _field(name: str, **constraints: Any) -> Any:
@@ -116,7 +116,7 @@ class RunConfig(BaseModel):
     keep_weights: Literal["none", "evaluations"] = _field("keep_weights")
     extractor: ExtractorName | None = _field("extractor", exclude=True)
     extractor_weights: WeightsFile = _field("extractor_weights", exclude=True)
-    n_fake: int | None = _field("n_fake", **FIELDS["n_fake"].bounds, exclude=True)
+    n_fake: int | None = _number("n_fake", exclude=True)
     protocol: tuple[Protocol, ...] = _field("protocol", min_length=1)
     samplers: tuple[Sampler, ...] = _field("samplers", strict=False)
     sampling_seeds: int = _number("sampling_seeds")

@@ -28,7 +28,8 @@ class Range:
         return over and (number < self.most if self.below else number <= self.most)
 
     def __str__(self) -> str:
-        return f"{'above' if self.above else 'from'} {self.least:,} to {'below ' * self.below}{self.most:,}"
+        first, last = "above" if self.above else "from", "below " if self.below else ""
+        return f"{first} {self.least:,} to {last}{self.most:,}"
 
 
 @dataclass(frozen=True)

@@ -279,7 +279,7 @@ def read_epochs(folder: RunFolder) -> list[Record]:
     return lines
 
 
-def read_evaluation(evaluation: EvaluationFolder) -> list[Record]:
+def read_measured(evaluation: EvaluationFolder) -> list[Record]:
     """What collectors want of an evaluation: as EvaluationFolder.read, checked, without what no table has a column for.
 
     Raises: OSError, ValueError as check_evaluation does.

@@ -155,6 +155,7 @@ def parse_json(text: str) -> Any:
 def require_text(value: Any) -> None:
     """Raises: ValueError for text, anywhere in a value, that no file holds: with a zero byte, or half a character."""
     if isinstance(value, str):
+        # U+DC80 to U+DCFF are how Python spells the bytes of a file's name that is no UTF-8: they may stay.
         if "\0" in value or any("\ud800" <= c <= "\udc7f" or "\udd00" <= c <= "\udfff" for c in value):
             raise ValueError(f"{value!r:.80} holds a zero byte, or half a character, which no text does")
     elif isinstance(value, dict):

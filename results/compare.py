@@ -30,7 +30,7 @@ from results.compute.statistics import (
     require_margin,
     to_scale,
 )
-from results.compute.summary import CELL, SUMMARY, reported_rows
+from results.compute.summary import CELL, SUMMARY, list_by_cell, reported_rows
 from results.read.labels import NEUTRAL, add_label, distinguishing_options, name_place
 from results.read.protocols import choose_protocol
 from results.read.schema import Column
@@ -351,13 +351,12 @@ def _describe_processes(both: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """`keys`, and which seeds of the cell were trained on how many processes in A and in B, where that differs."""
     number = both.groupby(keys, dropna=False, sort=False).ngroup().to_numpy()
     cells = both.loc[~pd.Series(number, index=both.index).duplicated(), keys]
-    texts: list[list[str]] = [[] for _ in range(len(cells))]
+    texts = pd.Series([None] * len(both), dtype=object)
     first, second = (both[f"num_processes_{side}"].to_numpy(float, na_value=np.nan) for side in "ab")
     for row in np.flatnonzero(np.isfinite(first) & np.isfinite(second) & (first != second)):
-        text = f"seed {both['seed'].iloc[row]} on {first[row]:.0f} in A and {second[row]:.0f} in B"
-        if text not in texts[number[row]]:
-            texts[number[row]].append(text)
-    return cells.assign(**{OTHER_PROCESSES.name: [", ".join(parts) for parts in texts]})
+        texts[row] = f"seed {both['seed'].iloc[row]} on {first[row]:.0f} in A and {second[row]:.0f} in B"
+    differing = [", ".join(dict.fromkeys(parts)) for parts in list_by_cell(number, texts)]
+    return cells.assign(**{OTHER_PROCESSES.name: differing})
 
 
 def print_comparison(comparison: Comparison, threshold: float) -> None:

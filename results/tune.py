@@ -6,7 +6,7 @@ from typing import Any
 from harness.errors import InputError
 from harness.files import write_text
 from harness.record import RunFolder
-from harness.terminal import console
+from harness.terminal import say
 from results.commands import load_collection
 from results.compute.summary import EpochRule, reported_rows
 from results.compute.trials import METHOD, PLACE
@@ -53,7 +53,7 @@ def tune_command(
     require_trials(tuning, runs)
     configs = list_missing(tuning, collection, seeds)
     if not configs:
-        console.print(f"nothing to add: every best trial has {seeds} fresh seeds already")
+        say(f"nothing to add: every best trial has {seeds} fresh seeds already")
         return
     try:
         write_text(out, render_sweep(out.stem, configs))
@@ -61,9 +61,8 @@ def tune_command(
         raise InputError(f"cannot write {out}: {error}; choose another with --out") from error
     for _, row in tuning.tuned.iterrows():
         edge = f", at the edge of the search in {row['edge']}" if row["edge"] else ""
-        text = f"{row['variant']} on {name_place(row)}: {row['draw']}, the best of {row['budget']}{edge}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{len(configs)} runs", highlight=False)
+        say(f"{row['variant']} on {name_place(row)}: {row['draw']}, the best of {row['budget']}{edge}")
+    say(f"{len(configs)} runs")
     print(out)
 
 

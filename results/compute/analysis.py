@@ -82,13 +82,14 @@ def analyse(
     runs = collection.runs
     reported, summary = reported_rows(runs, rule), summarise(runs, rule)
     references = build_references(collection, summary, reported)
-    shared = reported[reported["search"] == NO_SEARCH]  # a search's trials are compared by what it found
+    # A search's trials are settings that nobody chose: what the search found is compared, in their stead.
+    chosen, shared = (frame[frame["search"] == NO_SEARCH] for frame in (runs, reported))
     comparisons = apply_looks(build_comparisons(shared, margin), looks)
     odd = list_as_problems(find_odd_runs(reported, margin), collection.paths)
     best = build_best(shared)
     tuning = tune(runs, reported, margin)
-    claims, evidence = _judge(runs, reported, tuning)
-    doses = build_doses(reported)
+    claims, evidence = _judge(chosen, shared, tuning)
+    doses = build_doses(shared)
     frames = {
         "summary": summary,
         "comparisons": comparisons,

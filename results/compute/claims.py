@@ -46,7 +46,7 @@ from results.compute.mechanism_findings import (
 from results.compute.statistics import ALPHA, MARGIN, adjust_partial
 from results.compute.summary import SETTING, primary_rows
 from results.read.labels import LABEL_COLUMNS, label_settings
-from results.read.schema import NO_SEARCH, Column
+from results.read.schema import Column
 
 Verdict = Literal["supported", "refuted", "undecided", "not enough data"]
 
@@ -128,8 +128,7 @@ def _choose_settings(runs: pd.DataFrame, reported: pd.DataFrame) -> Data:
     prior = reported[reported["sampler"] == "prior"]
     sizes = prior.groupby(SETTING, dropna=False, sort=False).size().rename("runs").reset_index()
     sizes["papers"] = [not label for label in label_settings(sizes)]
-    sizes["plain"] = sizes["search"] == NO_SEARCH  # rather than a trial, whose settings nobody chose
-    ordered = sizes.sort_values(["plain", "papers", "epochs", "runs"], ascending=False, kind="stable")
+    ordered = sizes.sort_values(["papers", "epochs", "runs"], ascending=False, kind="stable")
     main = ordered.drop_duplicates(["dataset", "image_size"])[SETTING]
     done = primary_rows(runs[runs["state"] == "done"])
     chosen = prior.merge(main, on=SETTING)

@@ -105,11 +105,11 @@ def summarise(runs: pd.DataFrame, rule: EpochRule = "last") -> pd.DataFrame:
     summary = summary.assign(
         epoch_rule=rule,
         other_processes=describe_others(reported, setting, number),
-        sweeps=[", ".join(sorted(set(names))) for names in _list_by_cell(number, reported["sweep"])],
+        sweeps=[", ".join(sorted(set(names))) for names in list_by_cell(number, reported["sweep"])],
         not_finite=[", ".join(f"{name} {n}" for name, n in row.items() if n) for row in flaws.to_dict("records")],
         collapse=[
             ", ".join(f"{verdict} {n}" for verdict, n in Counter(verdicts).most_common())
-            for verdicts in _list_by_cell(number, reported["collapse"])
+            for verdicts in list_by_cell(number, reported["collapse"])
         ],
     )
     summary = summary.merge(repeated, on=CELL, how="left") if len(repeated) else summary
@@ -189,7 +189,7 @@ def _split_variances(runs: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def _list_by_cell(number: Array, texts: pd.Series) -> list[list[str]]:
+def list_by_cell(number: Array, texts: pd.Series) -> list[list[str]]:
     """The texts of each cell's rows, by its number, without missing ones."""
     found: list[list[str]] = [[] for _ in range(number.max() + 1 if len(number) else 0)]
     for cell, text, missing in zip(number, texts, texts.isna(), strict=True):

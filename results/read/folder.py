@@ -51,7 +51,7 @@ def read_folder(folder: RunFolder) -> FolderEntry:
 
 def _read(folder: RunFolder) -> FolderEntry:
     # Here, as collecting again when nothing has changed reads nothing and is to start at once.
-    from harness.schema import check_object, read_epochs, read_evaluation  # noqa: PLC0415
+    from harness.schema import check_object, read_epochs, read_measured  # noqa: PLC0415
 
     _require_name(folder.path.name)
     environment = folder.read_environment()
@@ -84,7 +84,7 @@ def _read(folder: RunFolder) -> FolderEntry:
     rows: list[dict[str, Any]] = []
     seconds = 0.0
     for evaluation in folder.find_evaluations():
-        protocol, lines = evaluation.read_protocol(), read_evaluation(evaluation)
+        protocol, lines = evaluation.read_protocol(), read_measured(evaluation)
         check_object("protocol", protocol)
         if protocol["id"] != evaluation.protocol_id:
             raise ValueError(f"evaluations/{evaluation.protocol_id} is the reading {protocol['id']}; give it that name")

@@ -322,3 +322,15 @@ class TestCommand:
     def test_one_seed_is_refused(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         assert run("tune", tmp_path, "--seeds", 1) == 2
         assert "a verdict takes two seeds at least" in capfd.readouterr().err
+
+
+def test_trials_are_no_doses_and_no_claim_is_judged_by_them_at_shared_settings(tmp_path: Path) -> None:
+    """Three seeds of four drawn rates would be a dose of the learning rate, and enough for M4 and C1."""
+    for seed in range(3):
+        fids = {"aae": [9.0, 6.0, 20.0, 8.0], "equal_linear": [8.0, 3.0, 30.0, 7.0]}
+        write_search(tmp_path, {name: [fid + 0.1 * seed for fid in each] for name, each in fids.items()}, seed=seed)
+    frames = look(tmp_path).frames
+    assert len(frames["tuned"]) == 2
+    assert frames["dose"].empty
+    claims = frames["claims"]
+    assert set(claims.loc[claims["settings"] == "shared", "verdict"]) == {"not enough data"}
