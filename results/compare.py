@@ -214,7 +214,7 @@ def _test(sides: pd.DataFrame, measure: str, keys: list[str], margin: float) -> 
     """Each cell's B against its A in one measure; only runs that have it on both sides count."""
     rows = sides[is_sound(sides[measure].to_numpy(float, na_value=np.nan))]
     rows = rows[rows.groupby([*keys, "seed"], dropna=False)["side"].transform("nunique") == 2]
-    if MEASURES[measure].group == "posterior":
+    if MEASURES[measure].group != "eval":
         rows = rows[rows["sampler"] == "prior"]
     cells = build_cells(lay_out(rows, [*keys, "side"], keys), measure)
     first, second = (np.flatnonzero(cells.keys["side"] == side) for side in "ab")
@@ -323,7 +323,7 @@ def _list_lacking(frame: pd.DataFrame, other: pd.DataFrame, keys: list[str], nam
 def _list_lacking_scores(both: pd.DataFrame, keys: list[str], names: Names) -> Iterator[str]:
     """What runs of both sides have not: scores that are not finite, and those of A that were not measured in B."""
     for measure in COMPARED:
-        rows = both[both["sampler"] == "prior"] if MEASURES[measure].group == "posterior" else both
+        rows = both[both["sampler"] == "prior"] if MEASURES[measure].group != "eval" else both
         has_a, has_b = (is_sound(rows[f"{measure}_{side}"].to_numpy(float, na_value=np.nan)) for side in "ab")
         bad_a, bad_b = (_is_noted(rows[f"not_finite_{side}"], measure) for side in "ab")
         for found, what in (
@@ -351,11 +351,11 @@ def _describe_processes(both: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """`keys`, and which seeds of the cell were trained on how many processes in A and in B, where that differs."""
     number = both.groupby(keys, dropna=False, sort=False).ngroup().to_numpy()
     cells = both.loc[~pd.Series(number, index=both.index).duplicated(), keys]
-    texts = pd.Series([None] * len(both), dtype=object)
+    texts: list[str | None] = [None] * len(both)
     first, second = (both[f"num_processes_{side}"].to_numpy(float, na_value=np.nan) for side in "ab")
     for row in np.flatnonzero(np.isfinite(first) & np.isfinite(second) & (first != second)):
         texts[row] = f"seed {both['seed'].iloc[row]} on {first[row]:.0f} in A and {second[row]:.0f} in B"
-    differing = [", ".join(dict.fromkeys(parts)) for parts in list_by_cell(number, texts)]
+    differing = [", ".join(dict.fromkeys(parts)) for parts in list_by_cell(number, pd.Series(texts))]
     return cells.assign(**{OTHER_PROCESSES.name: differing})
 
 

@@ -252,3 +252,15 @@ class TestBadInput:
     def test_a_strange_threshold(self, before: Path, capfd: pytest.CaptureFixture[str]) -> None:
         assert compare(before, before, "--threshold", -1) == 2
         assert "--threshold -1.0 is no fraction" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["posterior/reconstruction_l1", "mechanism/code_shift_1px"])
+def test_what_is_measured_once_is_compared_once_whatever_the_codes(tmp_path: Path, name: str) -> None:
+    for side in ("a", "b"):
+        for seed in range(3):
+            values = evaluation(10.0 + seed) | {"eval.gaussian/fid": 9.0 + seed, name: 0.2 + 0.01 * seed}
+            write_run(tmp_path / side, f"{side}{seed}", {10: values}, seed=seed)
+    assert compare(tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out") == 0
+    table = pd.read_csv(tmp_path / "out" / "compare.csv")
+    assert list(table.loc[table["measure"] == name.partition("/")[2], "sampler"]) == ["prior"]
+    assert sorted(table.loc[table["measure"] == "fid", "sampler"]) == ["gaussian", "prior"]
