@@ -22,6 +22,7 @@ from results.compute.tuning import BUDGETS, TUNED, Tuning, tune
 from results.read.collect import Collection
 from results.read.schema import NO_SEARCH, PROBLEMS, PROTOCOLS, PROVENANCE, RUNS, Column
 
+JUDGED = [*dict.fromkeys([*CELL, "run_id", "seed", "state", "epoch", "sampling_seed", "fid", "sigma_mean"])]
 CAMPAIGN = ["protocol", "extractor"]  # evaluations of one way to score; its ids differ by data set and size
 
 # The files of a collection, in the order in which they are explained: name -> columns, and what a row is.
@@ -83,12 +84,12 @@ def analyse(
     reported, summary = reported_rows(runs, rule), summarise(runs, rule)
     references = build_references(collection, summary, reported)
     # A search's trials are settings that nobody chose: what the search found is compared, in their stead.
-    chosen, shared = (frame[frame["search"] == NO_SEARCH] for frame in (runs, reported))
+    shared = reported[reported["search"] == NO_SEARCH]
     comparisons = apply_looks(build_comparisons(shared, margin), looks)
     odd = list_as_problems(find_odd_runs(reported, margin), collection.paths)
     best = build_best(shared)
     tuning = tune(runs, reported, margin)
-    claims, evidence = _judge(chosen, shared, tuning)
+    claims, evidence = _judge(runs.loc[runs["search"] == NO_SEARCH, JUDGED], shared, tuning)
     doses = build_doses(shared)
     frames = {
         "summary": summary,
@@ -116,13 +117,12 @@ def analyse(
 def _judge(runs: pd.DataFrame, reported: pd.DataFrame, tuning: Tuning) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The claims, for each way to score by itself: at a setting that all variants share, and each at its own best."""
     verdicts, evidence = [], []
-    judged = [*dict.fromkeys([*CELL, "run_id", "seed", "state", "epoch", "sampling_seed", "fid", "sigma_mean"])]
     for settings, of_all, at_end in (("shared", runs, reported), ("tuned", tuning.runs, tuning.reported)):
         ways = at_end[CAMPAIGN].drop_duplicates()
         if ways.empty and settings == "shared":
             ways = pd.DataFrame([["", ""]], columns=CAMPAIGN)
         for way in ways.to_dict(orient="records"):
-            parts = [frame.merge(pd.DataFrame([way])) for frame in (of_all[judged], at_end)]
+            parts = [frame.merge(pd.DataFrame([way])) for frame in (of_all[JUDGED], at_end)]
             for found, frames in zip(judge_claims(*parts), (verdicts, evidence), strict=True):
                 frames.append(found.assign(settings=settings, **{name: way[name] for name in CAMPAIGN}))
     return pd.concat(verdicts, ignore_index=True), pd.concat(evidence, ignore_index=True)

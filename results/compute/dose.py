@@ -95,16 +95,21 @@ def _find_families(points: pd.DataFrame, dose: str) -> Iterator[pd.DataFrame]:
     if dose in SETTINGS:
         levels, others = points[dose].astype(float), points["options"]
     else:
-        parsed = [json.loads(text) for text in points["options"]]
-        levels = pd.Series([options.pop(dose, None) for options in parsed], points.index, dtype=float)
-        others = pd.Series([json.dumps(options, sort_keys=True) for options in parsed], points.index, dtype=object)
+        parsed = {text: json.loads(text) for text in points["options"].unique()}
+        levels = (
+            points["options"].map({text: options.pop(dose, None) for text, options in parsed.items()}).astype(float)
+        )
+        others = points["options"].map({text: json.dumps(options, sort_keys=True) for text, options in parsed.items()})
+    if levels.isna().all():
+        return
     own = points.assign(dose=dose, level=levels, options=others)[levels.notna()]
-    equal = [name for name in CELL if name != dose]
-    for _, family in own.groupby(equal, dropna=False, sort=False):
-        if family["level"].nunique() >= FEWEST_LEVELS:
-            named = add_label(dose, _name_remedies(json.loads(family["options"].iloc[0])))
-            without = {dose: None} if dose in SETTINGS else {}
-            yield family.sort_values("level", kind="stable").assign(family=named, **without)
+    number = own.groupby([name for name in CELL if name != dose], dropna=False, sort=False).ngroup()
+    # Most groups of a large collection are no family, and to make a frame of each would take seconds.
+    is_family = own["level"].groupby(number).transform("nunique") >= FEWEST_LEVELS
+    for _, family in own[is_family].groupby(number[is_family], sort=False):
+        named = add_label(dose, _name_remedies(json.loads(family["options"].iloc[0])))
+        without = {dose: None} if dose in SETTINGS else {}
+        yield family.sort_values("level", kind="stable").assign(family=named, **without)
 
 
 def _name_remedies(options: dict[str, object]) -> str:

@@ -14,9 +14,9 @@ import pyarrow.compute
 from harness.escape import printable
 from harness.record import Record, RunFolder
 from results.read.folder import FLOOR
-from results.read.index import Index, State, load_index, scan
+from results.read.index import Index, State, complete, drop_empty, load_index, scan
 from results.read.labels import NEUTRAL, label_settings
-from results.read.schema import COLUMNS, PROBLEMS, PROVENANCE, TRAINING_COLUMNS
+from results.read.schema import COLUMNS, PROBLEMS, PROVENANCE, RUNS, TRAINING_COLUMNS, arrow_schema
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported: type checkers don't see them
 PAPER_ORDER = ["aae", "latent_mapping", "n_iter", "kld_loss", "feature", "equal_linear"]
@@ -47,7 +47,7 @@ class Collection:
     @cached_property
     def runs(self) -> pd.DataFrame:
         """`table` for pandas; a score that is missing and one that is not a number are both NaN: see `not_finite`."""
-        return self.table.to_pandas()
+        return self.table.to_pandas(split_blocks=True)
 
     def read_records(self, run_id: str) -> list[Record]:
         """A run's records: the losses of every epoch; none of a run that was removed or damaged since."""
@@ -79,7 +79,7 @@ class Collection:
         """What concerns these runs."""
         return replace(
             self,
-            table=self.table.filter(pc.field("run_id").isin(pa.array(sorted(run_ids), pa.string()))),
+            table=self.table.filter(pc.field("run_id").isin(pa.array(sorted(run_ids), pa.large_string()))),
             floors=self.floors[self.floors["run_id"].isin(run_ids)],
             problems=self.problems[self.problems["run_id"].isin(run_ids)].reset_index(drop=True),
             provenance=self.provenance[self.provenance["run_id"].isin(run_ids)].reset_index(drop=True),
@@ -117,7 +117,7 @@ def collect(root: Path, states: dict[str, State] | None = None, processes: int =
         del paths[run_id]
     provenance = [row for row in provenance if row["run_id"] in paths]
     is_floor = pc.starts_with(index.table["sampler"], FLOOR)
-    is_copy = pc.is_in(index.table["folder"], pa.array(copies, pa.string()))
+    is_copy = pc.is_in(index.table["folder"], pa.array(copies, pa.large_string()))
     return Collection(
         _sorted(index.table, pc.and_not(pc.invert(is_floor), is_copy)),
         _sorted(index.table, pc.and_not(is_floor, is_copy)).to_pandas(),
@@ -131,7 +131,9 @@ def collect(root: Path, states: dict[str, State] | None = None, processes: int =
 def _find_repeated(index: Index, copies: list[str]) -> Iterator[tuple[str, str, str]]:
     """Finished runs of a cell and seed that another one has too, with their id and the other's: one counts."""
     columns = ["folder", "run_id", "state", *TRAINING_COLUMNS, "training"]
-    runs = index.table.select(columns).to_pandas().drop_duplicates("folder")
+    folders = index.table["folder"].combine_chunks()
+    first_rows = pc.index_in(folders.unique(), folders)
+    runs = index.table.select(columns).take(first_rows).to_pandas()
     runs = runs[(runs["state"] == "done") & ~runs["folder"].isin(copies)]
     first = runs.drop_duplicates([*TRAINING_COLUMNS, "training"])
     if len(first) < len(runs):
@@ -144,24 +146,29 @@ def _sorted(table: pa.Table, kept: pa.ChunkedArray) -> pa.Table:
 
     Args: kept: a truth value for each row.
     """
+    rows = drop_empty(table.select(COLUMNS)).take(pc.indices_nonzero(kept).take(_find_order(table, kept)))
+    return complete(rows, arrow_schema(RUNS))
+
+
+def _find_order(table: pa.Table, kept: pa.ChunkedArray) -> pa.Array:
+    """The places of the rows that are kept, among these, in the order of `_sorted`."""
     keys = table.select([name for name in COLUMNS if name in (*NEUTRAL, *SORTED_BY, "options")]).filter(kept)
-    rows = keys.select(["image_size", *NEUTRAL]).to_pandas()
+    settings = keys.select(["image_size", *NEUTRAL]).to_pandas()
     options = sorted(keys["options"].unique().to_pylist(), key=_natural)
     places = {
         "variant_place": _place(keys["variant"], PAPER_ORDER),
         "options_place": _place(keys["options"], options),
         "sampler_place": _place(keys["sampler"], SAMPLER_ORDER),
-        "label": pa.array(label_settings(rows), pa.string()),
+        "label": pa.array(label_settings(settings), pa.large_string()),
     }
     for name, column in places.items():
         keys = keys.append_column(name, column)
-    order = pc.sort_indices(keys, [(name, "ascending") for name in SORTED_BY])
-    return table.select(COLUMNS).take(pc.indices_nonzero(kept).take(order))
+    return pc.sort_indices(keys, [(name, "ascending") for name in SORTED_BY])
 
 
 def _place(values: pa.ChunkedArray, order: list[str]) -> pa.ChunkedArray:
     """Each value's place in an order; what is not in it comes last."""
-    return pc.fill_null(pc.index_in(values, pa.array(order, pa.string())), len(order))
+    return pc.fill_null(pc.index_in(values, pa.array(order, pa.large_string())), len(order))
 
 
 def _natural(text: str) -> list[tuple[float, str]]:

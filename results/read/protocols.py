@@ -80,7 +80,7 @@ def _keep(collection: Collection, ids: Iterable[str]) -> Collection:
     others = provenance.loc[[bool(names) and not names & kept for names in own], "run_id"]
     return replace(
         collection,
-        table=collection.table.filter(pc.field("protocol_id").isin(pa.array(sorted(kept), pa.string()))),
+        table=collection.table.filter(pc.field("protocol_id").isin(pa.array(sorted(kept), pa.large_string()))),
         floors=floors[floors["protocol_id"].isin(kept)],
         provenance=provenance[~provenance["run_id"].isin(others)],
         problems=problems[~problems["run_id"].isin(others)],

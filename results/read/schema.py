@@ -11,7 +11,7 @@ from harness.measures import Measure, select
 # Raised when a column changes its name, type or meaning, or goes away; a new column does not raise it.
 SCHEMA_VERSION = 2
 LARGEST = 1e30  # a score beyond it is none, and counts as not finite: of sums of squares of such, nothing is left
-ARROW = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64()}
+ARROW = {"string": pa.large_string(), "integer": pa.int64(), "number": pa.float64()}
 
 # Names of measures, as columns have them.
 SCORES = [measure.name for measure in select("eval")]

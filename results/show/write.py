@@ -163,11 +163,12 @@ def write_table(table: Any, columns: Iterable[Column], path: Path) -> None:
 
 def _disarm(table: pa.Table) -> pa.Table:
     for number, field in enumerate(table.schema):
-        if field.type == pa.string():
+        if field.type == pa.large_string():
+            column = pc.call_function("dictionary_encode", [table[number].combine_chunks()])  # most repeat themselves
             texts = pc.call_function(
                 "replace_substring_regex",
-                [table[number]],
+                [column.dictionary],
                 pc.ReplaceSubstringOptions(CSV_FORMULA, r"'\1"),
             )
-            table = table.set_column(number, field, texts)
+            table = table.set_column(number, field, texts.take(column.indices))
     return table

@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_written_to_is_collected_all_the_same(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("read-only file system")
 
-    monkeypatch.setattr(results.read.index.feather, "write_feather", refuse)
+    monkeypatch.setattr(results.read.index, "replacing_file", refuse)
     assert len(collect(root).runs) == 18
     assert not list(root.glob(f"{NAME}*")), "nothing half-written is left"
 
