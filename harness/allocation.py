@@ -32,7 +32,7 @@ def list_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
 def _read_quotas(root: Path) -> list[float]:
     """The quotas, in cores, of this process's control groups and of all groups above them (versions 1 and 2)."""
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     quotas = []
@@ -44,9 +44,11 @@ def _read_quotas(root: Path) -> list[float]:
         for folder in (below, *(parent for parent in below.parents if parent.is_relative_to(base))):
             try:
                 if controllers:
-                    quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+                    quota, period = (
+                        (folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period")
+                    )
                 else:
-                    quota, period = (folder / "cpu.max").read_text().split()
+                    quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
                 if quota.strip() not in ("max", "-1"):
                     quotas.append(int(quota) / int(period))
             except (OSError, ValueError):  # the root group has no quota; containers hide what is above them

@@ -97,7 +97,7 @@ class Protocol(BaseModel):
 @cache
 def _load_shipped() -> dict[str, Protocol]:
     """By name. Kept: a sweep asks for them thousands of times."""
-    protocols = (Protocol.model_validate(parse_yaml(file.read_text())) for file in SHIPPED.iterdir())
+    protocols = (Protocol.model_validate(parse_yaml(file.read_text(encoding="utf-8"))) for file in SHIPPED.iterdir())
     return {protocol.name: protocol for protocol in protocols}
 
 

@@ -231,7 +231,7 @@ def _find_presets() -> dict[str, Traversable]:
 
 @cache
 def _read_preset(file: Traversable) -> dict[str, Any]:
-    return parse_yaml(file.read_text())
+    return parse_yaml(file.read_text(encoding="utf-8"))
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:

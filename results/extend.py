@@ -92,7 +92,7 @@ def find_run_folder(report: Path) -> Path:
     if not manifest.is_file():
         return report
     try:
-        runs = Path(json.loads(manifest.read_text())["runs"])
+        runs = Path(json.loads(manifest.read_text(encoding="utf-8"))["runs"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"cannot read {manifest}: {error}; name the folder of runs instead") from error
     if not runs.is_dir():

@@ -174,7 +174,7 @@ def check_launcher() -> Iterator[CheckResult]:
         yield CheckResult("ok", "accelerate", "no configuration file: each launch says how many processes it wants")
         return
     try:
-        content: dict[str, Any] = parse_yaml(file.read_text()) or {}
+        content: dict[str, Any] = parse_yaml(file.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError) as error:
         yield CheckResult("problem", "accelerate", f"{file} cannot be read: {error}", "make it anew: accelerate config")
         return

@@ -89,7 +89,7 @@ def load_timings(out: Path, sweep: str, kinds: Collection[Kind], world_size: int
 def load_probe(out: Path, sweep: str) -> dict[Kind, Timing]:
     """What the sweep's last probe measured; nothing if there was none or its file is damaged."""
     try:
-        content = json.loads(_probe_file(out, sweep).read_text())
+        content = json.loads(_probe_file(out, sweep).read_text(encoding="utf-8"))
         return {kind: Timing(**timing) for kind, timing in content.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

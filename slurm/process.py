@@ -138,7 +138,7 @@ class Peers:
         files = [self._file(run_id, rank) for rank in range(self.world_size)]
         while not all(file.exists() for file in files) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-        reasons = {rank: file.read_text() for rank, file in enumerate(files) if file.exists()}
+        reasons = {rank: file.read_text(encoding="utf-8") for rank, file in enumerate(files) if file.exists()}
         distinct = {reason: rank for rank, reason in sorted(reasons.items(), reverse=True) if reason}
         return "; ".join(
             f"{reason} (rank {rank})" for reason, rank in sorted(distinct.items(), key=lambda item: item[1])

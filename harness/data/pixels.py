@@ -56,7 +56,8 @@ def decode_image(content: bytes, *, as_shown: bool) -> Tensor:
             if as_shown and image.has_transparency_data:
                 whole = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", whole.size, BACKGROUND), whole)
-            pixels = np.array(image.convert(mode))
+            # A conversion to the mode that it has would copy it.
+            pixels = np.array(image if image.mode == mode else image.convert(mode))
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
 
 

@@ -173,7 +173,7 @@ def _read_config() -> dict[str, Any]:
     if named == "none":
         return {}
     try:
-        config = json.loads(Path(named).read_text())
+        config = json.loads(Path(named).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the DeepSpeed configuration {named}: {error}") from error
     if not isinstance(config, dict):

@@ -39,7 +39,7 @@ def write_export(run: Path, which: Which, out: Path | None = None, trust_code: b
     with replacing_folder(folder) as new:
         save_tensors(new / "model.safetensors", weights, {"format": "pt"})
         write_json(new / "config.json", {**config, EXPORT: asdict(trained.origin)})
-        (new / "README.md").write_text(card)
+        (new / "README.md").write_text(card, encoding="utf-8")
     return folder
 
 

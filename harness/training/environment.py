@@ -55,7 +55,7 @@ def read_git_commit() -> str | None:
     """The commit of the code that runs, with `-dirty` if it was changed; None outside a checkout and a snapshot."""
     root = Path(__file__).parents[2]
     if (root / SNAPSHOT_COMMIT).exists():
-        return (root / SNAPSHOT_COMMIT).read_text().strip() or None
+        return (root / SNAPSHOT_COMMIT).read_text(encoding="utf-8").strip() or None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -66,7 +66,7 @@ Joined = tuple[str, list[pd.DataFrame], str | None]  # data set, blocks, and the
 @cache
 def load_published() -> pd.DataFrame:
     """The paper's Tables 1-5: table, dataset, image_size, variant, fid, inception_score."""
-    with (files("results") / "published" / "tables.csv").open() as file:
+    with (files("results") / "published" / "tables.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file)
 
 

@@ -78,7 +78,7 @@ def write_report(analysis: Analysis, output: Output, refresh: float | None = Non
 def _render(analysis: Analysis, pictures: list[dict[str, Any]], refresh: float | None) -> str:
     folder = files("results") / "show" / "page"
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string((folder / "report.html.j2").read_text())
+    template = environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
     runs = analysis.collection.runs
     datasets, variants = sorted(runs["dataset"].unique()), list(runs["variant"].unique())
     claims = [
@@ -90,8 +90,8 @@ def _render(analysis: Analysis, pictures: list[dict[str, Any]], refresh: float |
         title=f"aaebench: {', '.join(datasets) or 'no evaluations yet'}",
         meta=f"written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         refresh=refresh and max(1, round(refresh)),
-        style=Markup((folder / "report.css").read_text()),
-        script=Markup((folder / "report.js").read_text()),
+        style=Markup((folder / "report.css").read_text(encoding="utf-8")),
+        script=Markup((folder / "report.js").read_text(encoding="utf-8")),
         sections=SECTIONS,
         datasets=datasets,
         variants=variants,

@@ -119,7 +119,7 @@ def write_collection(analysis: Analysis, output: Output) -> None:
 def is_current(out: Path, manifest: dict[str, Any]) -> bool:
     """Whether `out` holds all files of this very collection, as they were written."""
     try:
-        written = json.loads((out / MANIFEST).read_text())
+        written = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
         files = written.pop("files")
         return written == {"schema_version": SCHEMA_VERSION, **manifest} and all(
             (out / name).stat().st_size == size for name, size in files.items()
@@ -131,7 +131,7 @@ def is_current(out: Path, manifest: dict[str, Any]) -> bool:
 def load_runs(out: Path) -> pd.DataFrame:
     """runs.csv of a collection folder. Raises: InputError if it has another schema version, or cannot be read."""
     try:
-        manifest = json.loads((out / MANIFEST).read_text())
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
         if manifest.get("unfinished"):
             raise InputError(f"{out} is being written, or was not written to its end; collect its run folders again")
         version = manifest["schema_version"]
