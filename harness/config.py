@@ -24,6 +24,7 @@ from pydantic.errors import PydanticUserError
 from harness.errors import InputError, unknown
 from harness.fields import FIELDS, compute_identity, hash_identity
 from harness.files import hash_file
+from harness.imagenet import EFFICIENTNET, find_efficientnet
 from harness.precision import Precision
 from harness.protocol import ExtractorName, Protocol, check_file, find_protocol, is_file
 from harness.schema import Text
@@ -56,6 +57,11 @@ def check_variant(name: str) -> str:
     except (ImportError, TypeError) as error:
         raise ValueError(f"variant {name!r:.80} cannot be loaded: {error!s:.500}") from error
     return name
+
+
+def _check_network(named: Path | None) -> Path | None:
+    """A file's absolute path; EfficientNet goes by its name. Raises: ValueError unless it is there."""
+    return named if named == Path(EFFICIENTNET) else check_file(named)
 
 
 WeightsFile = Annotated[Path | None, Field(strict=False), AfterValidator(check_file)]
@@ -107,7 +113,9 @@ class RunConfig(BaseModel):
     latent_dim: int = _number("latent_dim")
     architecture: Architecture = _field("architecture")
     mixed_precision: Precision = _field("mixed_precision")
-    feature_weights: WeightsFile = _field("feature_weights")
+    feature_weights: Annotated[Path | None, Field(strict=False), AfterValidator(_check_network)] = _field(
+        "feature_weights"
+    )
     feature_sha256: str | None = _field("feature_sha256")
     compile: bool = _field("compile")
     checkpoint_every: int = _number("checkpoint_every")
@@ -145,9 +153,12 @@ class RunConfig(BaseModel):
         named = fields.get("feature_weights")
         if named is None and fields.get("feature_sha256") is not None:
             raise ValueError("feature_sha256 follows from feature_weights; name the file")
-        if not isinstance(named, (str, Path)) or not is_file(Path(named)):
+        if not isinstance(named, (str, Path)):
             return fields
-        digest = hash_file(Path(named))
+        file = find_efficientnet() if str(named) == EFFICIENTNET else Path(named)
+        if not is_file(file):
+            return fields
+        digest = hash_file(file)
         if fields.get("feature_sha256") not in (None, digest):
             raise ValueError(f"{named} is another file than when the run began; bring that one back")
         return {**fields, "feature_sha256": digest}

@@ -10,6 +10,8 @@ from typing import Literal
 Group = Literal["eval", "posterior", "mechanism"]
 Scale = Literal["log", "logit", "linear"]
 Place = Literal["table", "terminal", "report", "card"]
+NAMED_AFTER_INCEPTION = ("fid", "inception_score", "inception_score_10", "kid", "fid_infinity")
+NETWORKS = {"efficientnet_lite0": "EfficientNet-Lite0"}  # whose name stands beside a score, by extractor
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Measure:
     def column_title(self) -> str:
         """The title where it stands over numbers that are multiplied by `factor`."""
         return self.title if self.factor == 1 else f"{self.title} x {self.factor:g}"
+
+    def title_by(self, extractor: str) -> str:
+        """The title of the score in an extractor's features: what is named after Inception is not it in another's."""
+        network = NETWORKS.get(extractor)
+        return f"{self.title} ({network})" if network and self.name in NAMED_AFTER_INCEPTION else self.title
 
     @property
     def key(self) -> str:

@@ -15,12 +15,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from harness.errors import InputError, unknown
 from harness.fields import FIELDS
+from harness.imagenet import EFFICIENTNET
 from harness.settings import parse_yaml, read_file
 
 # Part of every reading's id: raise it when a change in this package changes the value of a score.
 STATISTICS_VERSION = 3
 
-EXTRACTORS = ("inception", "torchvision", "domain", "torchscript")
+EXTRACTORS = ("inception", "torchvision", EFFICIENTNET, "domain", "torchscript")
 SCRIPT_SUFFIXES = (".pt", ".pth", ".ts")
 
 # How encoder and decoder normalise while they are evaluated: with the statistics of each batch, as in training and in

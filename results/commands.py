@@ -61,7 +61,8 @@ def collect_command(
     manifest = describe_request(runs, states, protocol, epoch, margin, len(looks))
     if not is_current(out, manifest):
         collection = load_collection(runs, states)
-        analysis = analyse(choose_protocol(collection, protocol, required=False), epoch, margin, looks)
+        chosen = choose_protocol(collection, protocol, required=False)
+        analysis = analyse(chosen, epoch, margin, looks, every_reading=collection)
         with writing(out, manifest) as output:
             write_collection(analysis, output)
     print_problems(pd.read_csv(out / "problems.csv"))
@@ -114,7 +115,7 @@ def report_command(
         unfinished = int(collection.problems["state"].isin(["queued", "running"]).sum())
         if manifest != reported:
             chosen = choose_protocol(collection, protocol)
-            analysis = analyse(chosen, epoch, margin, looks)
+            analysis = analyse(chosen, epoch, margin, looks, every_reading=collection)
             if choice := describe_choice(chosen):
                 say(choice)
             with writing(out, manifest) as output:

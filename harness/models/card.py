@@ -104,7 +104,7 @@ def _scores(readings: Sequence[tuple[dict[str, Any], list[Record]]]) -> list[str
             f"Protocol `{protocol['id']}`, extractor `{protocol['extractor']}`: {protocol['n_fake']:,} images against "
             f"{protocol['n_real']:,} real ones. Scores of other protocol ids are other quantities.",
             "",
-            f"| codes | {' | '.join(measure.title for measure in shown)} |",
+            f"| codes | {' | '.join(measure.title_by(protocol['extractor']) for measure in shown)} |",
             f"| --- |{' ---: |' * len(shown)}",
             *(f"| {' | '.join(row)} |" for row in rows),
             "",

@@ -5,6 +5,7 @@ from types import TracebackType
 
 from harness.config import RunConfig
 from harness.launch.processes import Processes
+from harness.measures import MEASURES
 from harness.record import Record
 from harness.terminal import Bar, console, say
 from harness.training.checkpoint import Progress as TrainedSoFar
@@ -53,10 +54,10 @@ class TrainingProgress:
         shown += [f"{key.partition('/')[2]} {record[key]:.4f}" for key in record if key.startswith("loss/")]
         if "time/images_per_second" in record:
             shown += [f"{record['time/images_per_second']:.0f} images/s"]
-        if "eval/fid" in record:
-            shown += [f"FID {record['eval/fid']:.2f}"]
-        if "eval/inception_score" in record:
-            shown += [f"IS {record['eval/inception_score']:.3f}"]
+        for name, digits in (("fid", 2), ("inception_score", 3)):
+            if f"eval/{name}" in record:
+                title = MEASURES[name].title_by(self.config.protocol[0].extractor)
+                shown += [f"{title} {record[f'eval/{name}']:.{digits}f}"]
         if "posterior/sigma_mean" in record:
             shown += [f"sigma {record['posterior/sigma_mean']:.3f}"]
         if "eval/fid" in record or not console.is_terminal:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from results.compute.across_datasets import ACROSS, build_across
+from results.compute.agreement import AGREEMENT, build_agreement
 from results.compute.baseline import BEST, COMPARISONS, build_best, build_comparisons
 from results.compute.claims import CLAIMS_COLUMNS, EVIDENCE, judge_claims
 from results.compute.collapse import COLLAPSE, build_collapse_table
@@ -44,6 +45,7 @@ FILES: dict[str, tuple[list[Column], str]] = {
     "dose": (DOSE, "a run of a family: a number, as a remedy's strength, at three levels or more, all else equal"),
     "dose_response": (DOSE_RESPONSE, "a family, and a measure of the samples: how it goes with the noise share"),
     "gap": (GAP, "a cell that was scored under both protocols, paper and clean"),
+    "agreement": (AGREEMENT, "a cell that two extractors have seen, and what each says of it"),
     "spread": (SPREAD, "a source of spread, and how much of it there is"),
     "problems": (
         PROBLEMS,
@@ -74,10 +76,16 @@ class Analysis:
 
 
 def analyse(
-    collection: Collection, rule: EpochRule = "last", margin: float = MARGIN, looks: Sequence[Look] = ()
+    collection: Collection,
+    rule: EpochRule = "last",
+    margin: float = MARGIN,
+    looks: Sequence[Look] = (),
+    *,
+    every_reading: Collection | None = None,
 ) -> Analysis:
     """All tables of a collection; nothing in them mixes protocols.
 
+    Args: every_reading: where readings were chosen among, the collection with all of them, which `agreement` compares.
     Raises: InputError if the rule asks for evaluations that there are not.
     """
     runs = collection.runs
@@ -105,6 +113,7 @@ def analyse(
         "dose": doses,
         "dose_response": build_responses(doses),
         "gap": build_gap(summary),
+        "agreement": build_agreement(_every_reading(every_reading, rule, shared), margin),
         "spread": build_spread(runs),
         "problems": pd.concat([collection.problems, odd], ignore_index=True) if len(odd) else collection.problems,
         "provenance": collection.provenance,
@@ -112,6 +121,13 @@ def analyse(
     }
     tables = build_tables(summary[summary["search"] == NO_SEARCH], best, references)
     return Analysis(collection, rule, reported, frames, tables)
+
+
+def _every_reading(collection: Collection | None, rule: EpochRule, shown: pd.DataFrame) -> pd.DataFrame:
+    if collection is None or not collection.runs["extractor"].nunique() > 1:
+        return shown
+    reported = reported_rows(collection.runs, rule)
+    return reported[reported["search"] == NO_SEARCH]
 
 
 def _judge(runs: pd.DataFrame, reported: pd.DataFrame, tuning: Tuning) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from harness.fields import FIELDS
+from harness.measures import NETWORKS
 from results.read.schema import CONFIGURATION, TRAINING_COLUMNS
 
 Row = pd.Series | Mapping[str, Any]
@@ -72,8 +73,12 @@ def add_label(text: str, label: str) -> str:
 
 
 def name_setting(text: str, row: Row) -> str:
-    """The text that names a row's setting, and in brackets what else there is to say of it."""
-    return add_label(text, label_setting(row))
+    """The text that names a row's setting, and in brackets what else there is to say of it.
+
+    A network that looks in Inception's stead is named too: distances in its features are called FID nowhere without it.
+    """
+    network = NETWORKS.get(str(row.get("extractor")))
+    return add_label(text, ", ".join(filter(None, (label_setting(row), network and f"seen by {network}"))))
 
 
 def name_place(row: Row) -> str:

@@ -18,6 +18,7 @@ from results.read.labels import label_cells, name_place
 from results.show.render import notes_of
 
 MOST_ROWS = 1000  # of a table with a row per run; the CSV has all
+KINDS = {"better": "better", "worse": "worse", "undecided": "open"}  # how a verdict is coloured
 REPORTED = [measure.name for measure in select(place="report")]
 
 
@@ -109,7 +110,7 @@ def build_comparison_table(comparisons: pd.DataFrame) -> HtmlTable | None:
         interval = ""
         if row["n"] >= 2:
             interval = f"{row['difference_low']:+.{digits}f} to {row['difference_high']:+.{digits}f}"
-        kind = {"better": "better", "worse": "worse", "undecided": "open"}.get(row["verdict"], "")
+        kind = KINDS.get(row["verdict"], "")
         cells = [
             Cell(label),
             _place(row),
@@ -329,7 +330,7 @@ def build_failure_table(analysis: Analysis) -> HtmlTable | None:
 
 
 def build_protocol_tables(analysis: Analysis) -> list[HtmlTable]:
-    """The definitions of the protocols, where runs recorded them; and the gap between paper and clean."""
+    """The definitions of the protocols, where recorded; the gap between paper and clean; what two extractors say."""
     tables = []
     protocols, gap = analysis.frames["protocols"], analysis.frames["gap"]
     if len(protocols):
@@ -362,7 +363,53 @@ def build_protocol_tables(analysis: Analysis) -> list[HtmlTable]:
         ]
         caption = "The same cells scored with batch statistics (paper) and with running statistics (clean)."
         tables.append(HtmlTable("gap", "Gap", caption, columns(names, ["variant", "data set", "codes"]), rows))
+    if agreement := build_agreement_table(analysis.frames["agreement"]):
+        tables.append(agreement)
     return tables
+
+
+def build_agreement_table(agreement: pd.DataFrame) -> HtmlTable | None:
+    """What two extractors say of each variant, the disagreements first; None where one alone has looked."""
+    if agreement.empty:
+        return None
+    order = ["disagree", "open", "agree"]
+    agreement = agreement.sort_values("agreement", key=lambda column: column.map(order.index), kind="stable")
+    names = ["variant", "data set", "n", "extractor", "over AAE's", "verdict", "another", "over AAE's", "verdict", ""]
+    rows = [
+        Row(
+            [
+                Cell(label),
+                _place(row.drop("extractor")),
+                number(row["n"], 0),
+                *(
+                    cell
+                    for side in ("", "_other")
+                    for cell in (
+                        Cell(row[f"extractor{side}"]),
+                        number(row[f"ratio{side}"], 3),
+                        Cell(row[f"verdict{side}"], kind=KINDS.get(row[f"verdict{side}"], "")),
+                    )
+                ),
+                Cell(row["agreement"], kind="worse" if row["agreement"] == "disagree" else ""),
+            ],
+            row["dataset"],
+            row["variant"],
+        )
+        for label, (_, row) in zip(label_cells(agreement), agreement.iterrows(), strict=True)
+    ]
+    caption = (
+        "The same trained runs, seen by two networks: the Frechet distance over the AAE's, and the verdict of each."
+    )
+    text = ["variant", "data set", "extractor", "verdict", "another", ""]
+    pairs = agreement.drop_duplicates(["dataset", "image_size", "protocol_id", "protocol_id_other"])
+    notes = [
+        f"{row['dataset']} at {row['image_size']} px: over {row['runs']} runs the distances of {row['extractor']} and "
+        f"{row['extractor_other']} have a rank correlation of {row['correlation']:.2f}."
+        for _, row in pairs.iterrows()
+    ]
+    return HtmlTable(
+        "agreement", "Two pairs of eyes", caption, columns(names, text), rows[:MOST_ROWS], [*notes, *_cut(rows)]
+    )
 
 
 def _cut(rows: list[Row]) -> list[str]:
