@@ -52,10 +52,10 @@ def _compare_readings(data: pd.DataFrame, margin: float) -> Iterator[pd.DataFram
     """For each two readings of one data set by different extractors, of the runs that both have scored."""
     readings = data[SCORED].drop_duplicates()
     readings = readings.sort_values(SCORED, key=lambda column: column.map(_place), kind="stable")
-    for first, other in combinations(readings.itertuples(index=False), 2):
-        if first.extractor == other.extractor:
+    for first, other in combinations(readings.to_dict(orient="records"), 2):
+        if first["extractor"] == other["extractor"]:
             continue
-        sides = [data[data["protocol_id"] == reading.protocol_id] for reading in (first, other)]
+        sides = [data[data["protocol_id"] == reading["protocol_id"]] for reading in (first, other)]
         both = sides[0].merge(sides[1], on=["run_id", *SAME], suffixes=("", "_other"))
         if both.empty:
             continue
