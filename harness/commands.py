@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import psutil
 from cyclopts import App, Parameter
 
 from harness.errors import CommandError, InputError, PeerLostError
@@ -39,6 +40,7 @@ def run(
     config: Path | None = None,
     set_: Annotated[tuple[str, ...], Parameter("--set", negative="")] = (),
     out: Path = Path("runs"),
+    profile: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Train one variant, evaluate it, and record it in OUT/<run id>; prints that folder.
 
@@ -83,6 +85,9 @@ def run(
         Any field, as KEY=VALUE: options.n=3, architecture=conv, max_images=5000, eval_every=1, ... (repeatable)
     out
         The folder that holds run folders.
+    profile
+        Write RUN/profile.json, a trace of five training steps and the evaluation after them, which
+        chrome://tracing and ui.perfetto.dev show.
     """
     from harness.config import build_config  # noqa: PLC0415 (imports torch)
     from harness.settings import load_config_file, parse_assignments  # noqa: PLC0415
@@ -103,7 +108,8 @@ def run(
     }
     options = {name: value for name, value in named.items() if value is not None}
     in_file = load_config_file(config) if config else {}
-    folder = train(build_config(in_file, options, parse_assignments(set_)), out)
+    started = psutil.Process().create_time()
+    folder = train(build_config(in_file, options, parse_assignments(set_)), out, started=started, profile=profile)
     if is_main_process():
         print(folder.path)
 

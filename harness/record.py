@@ -200,6 +200,9 @@ class EvaluationFolder:
         return list(found.values())
 
 
+# Of `time/<part>_seconds`: in records, and in the lines of an evaluation.
+PARTS_OF_A_RUN = ("startup", "data", "checkpoint")
+PARTS_OF_AN_EVALUATION = ("posterior", "codes", "decode", "resize", "forward", "statistics", "scores")
 Key = tuple[int, str, int]
 
 

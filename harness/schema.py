@@ -25,7 +25,7 @@ from typing_extensions import TypedDict
 
 from harness.fields import FIELDS
 from harness.measures import Group, select
-from harness.record import EvaluationFolder, Key, Record, RunFolder, State, key_of
+from harness.record import PARTS_OF_AN_EVALUATION, EvaluationFolder, Key, Record, RunFolder, State, key_of
 
 SCHEMAS = Path(__file__).with_name("schemas")
 DATASET_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
@@ -170,10 +170,16 @@ class Histogram(_File):
 LaterHistogram = SkipValidation[Histogram | None]
 
 
-class _Line(_File):
+class _Place(_File):
     epoch: Count
     images_seen: Count
-    seconds: Annotated[float | None, Field(alias="time/evaluation_seconds")] = None
+
+
+def _seconds(parts: Sequence[str]) -> dict[str, Any]:
+    return {f"{part}_seconds": (float | None, Field(None, alias=f"time/{part}_seconds")) for part in parts}
+
+
+_Line: type[BaseModel] = create_model("_Line", __base__=_Place, **_seconds(("evaluation", *PARTS_OF_AN_EVALUATION)))
 
 
 def _measures(group: Group) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from harness.protocol import Protocol, Reading
 from harness.readings import MECHANISMS, POSTERIOR, Part
 from harness.record import Record
 from harness.seeding import derive_seed
+from harness.timing import Clock, clocking, timed
 from variants import AutoEncoder, Variant
 
 
@@ -94,28 +95,31 @@ class Evaluator:
         Args: seed: the run's, from which all codes follow. after_batch: is told how many images of n are done, on every
             process at once; it may raise to end the evaluation.
         Returns: a line for each part, without the epoch: `posterior/<name>`, or `sampler`, `sampling_seed` and
-            `eval/<name>`, or `part` and `mechanism/<name>`; each with the seconds that it took.
+            `eval/<name>`, or `part` and `mechanism/<name>`; each with the seconds that it took, in all and by part of
+            the work: `time/<part>_seconds`, the pass over the posterior with the first line.
         Raises: DivergedError if a score is not finite; InputError for the mechanisms of a variant without an encoder.
         """
         fitted = any(sampler in ("gaussian", "gmm") for sampler, _ in parts)
         started = time.perf_counter()
         posterior = None
-        if fitted or POSTERIOR in parts or MECHANISMS in parts:
-            posterior = compute_posterior(variant, self.data, self.reading, seed, self.processes)
         lines: list[Record] = []
-        for sampler, sampling_seed in parts:
-            if (sampler, sampling_seed) == POSTERIOR:
-                line = describe_posterior(posterior)
-            elif (sampler, sampling_seed) == MECHANISMS:
-                line = self._measure_mechanisms(variant, posterior, seed, after_batch)
-            else:
-                images = self._build_images(variant, sampler, sampling_seed, seed, posterior)
-                scores = self.score(images, after_batch)
-                line = {"sampler": sampler, "sampling_seed": sampling_seed}
-                line |= {f"eval/{name}": value for name, value in scores.items()}
-            now = time.perf_counter()
-            lines.append({**line, "time/evaluation_seconds": now - started})
-            started = now
+        with clocking(Clock(self.processes.device)) as clock:
+            if fitted or POSTERIOR in parts or MECHANISMS in parts:
+                with timed("posterior"):
+                    posterior = compute_posterior(variant, self.data, self.reading, seed, self.processes)
+            for sampler, sampling_seed in parts:
+                if (sampler, sampling_seed) == POSTERIOR:
+                    line = describe_posterior(posterior)
+                elif (sampler, sampling_seed) == MECHANISMS:
+                    line = self._measure_mechanisms(variant, posterior, seed, after_batch)
+                else:
+                    images = self._build_images(variant, sampler, sampling_seed, seed, posterior)
+                    scores = self.score(images, after_batch)
+                    line = {"sampler": sampler, "sampling_seed": sampling_seed}
+                    line |= {f"eval/{name}": value for name, value in scores.items()}
+                now = time.perf_counter()
+                lines.append({**line, "time/evaluation_seconds": now - started, **clock.read()})
+                started = now
         return lines
 
     def _measure_mechanisms(
@@ -145,7 +149,8 @@ class Evaluator:
 
         def score() -> dict[str, float]:
             assert self.reference is not None
-            return self.reference.score(statistics, self.processes.device)
+            with timed("scores"):
+                return self.reference.score(statistics, self.processes.device)
 
         return self.processes.on_main(score)
 

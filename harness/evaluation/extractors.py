@@ -21,6 +21,7 @@ from harness.files import hash_file
 from harness.imagenet import EFFICIENTNET
 from harness.protocol import Protocol, Resize
 from harness.seeding import build_generator
+from harness.timing import timed
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +79,9 @@ class Extractor:
 
     @torch.no_grad()
     def _extract_part(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        pixels = resize_to(images, self.size, self.resize)
-        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
+        with timed("resize"):
+            pixels = resize_to(images, self.size, self.resize)
+        with timed("forward"), torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
             try:
                 features, probabilities = self._extract(pixels)
             except torch.OutOfMemoryError:

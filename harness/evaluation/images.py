@@ -12,6 +12,7 @@ from harness.evaluation.normalisation import evaluation_mode
 from harness.evaluation.samplers import CodeDistribution, build_prior
 from harness.protocol import Reading
 from harness.seeding import Stream, build_generator, compute_permutation
+from harness.timing import timed
 from variants import AutoEncoder, Variant
 
 BLOCK = 256  # codes drawn at once
@@ -54,10 +55,13 @@ class GeneratedImages(NumberedImages):
         return self.reading.n_fake
 
     def parts(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
-        codes = draw_codes(self.codes, self.seed, "evaluation", first, last)
-        with evaluation_mode(self.variant, self.reading.normalisation):
-            x = self.variant.decode(codes.to(self.device))
-        yield torch.arange(first, last), to_pixels(x, self.reading.quantisation)
+        with timed("codes"):
+            codes = draw_codes(self.codes, self.seed, "evaluation", first, last).to(self.device)
+        with timed("decode"):
+            with evaluation_mode(self.variant, self.reading.normalisation):
+                x = self.variant.decode(codes)
+            pixels = to_pixels(x, self.reading.quantisation)
+        yield torch.arange(first, last), pixels
 
 
 class Reconstructions(NumberedImages):
@@ -75,12 +79,16 @@ class Reconstructions(NumberedImages):
 
     def parts(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
         numbers = torch.arange(first, last)
-        x = self.data.batch(self.order[numbers * len(self.data) // len(self)], self.device)
-        eps = draw_codes(build_prior(self.variant.latent_dim), self.seed, "reconstructions", first, last)
-        with evaluation_mode(self.variant, self.reading.normalisation):
+        with timed("codes"), evaluation_mode(self.variant, self.reading.normalisation):
+            x = self.data.batch(self.order[numbers * len(self.data) // len(self)], self.device)
+            eps = draw_codes(build_prior(self.variant.latent_dim), self.seed, "reconstructions", first, last)
             mu, sigma = self.variant.posterior(x)
-            x_hat = self.variant.decode(mu + sigma * eps.to(self.device))
-        yield numbers, to_pixels(x_hat, self.reading.quantisation)
+            codes = mu + sigma * eps.to(self.device)
+        with timed("decode"):
+            with evaluation_mode(self.variant, self.reading.normalisation):
+                x_hat = self.variant.decode(codes)
+            pixels = to_pixels(x_hat, self.reading.quantisation)
+        yield numbers, pixels
 
 
 def draw_codes(codes: CodeDistribution, seed: int, stream: Stream, first: int, last: int) -> Tensor:

@@ -16,6 +16,7 @@ from harness.evaluation.extractors import Extractor
 from harness.evaluation.images import NumberedImages
 from harness.evaluation.normalisation import batch_sizes
 from harness.launch.processes import Processes
+from harness.timing import timed
 
 SPLITS = 10  # of the Inception Score (Salimans et al. 2016)
 KEPT = 10_000  # images whose features are kept: those of precision, recall, density, coverage and KID
@@ -136,11 +137,12 @@ def gather_statistics(
         with processes.raising_together():
             for numbers, pixels in (part for first, last in mine for part in images.parts(first, last)):
                 features, probabilities = extractor(pixels.to(device))
-                for remainder, sums in enumerate(groups):
-                    sums.add(features[(numbers % len(groups) == remainder).to(device)])
-                classes.add(numbers * SPLITS // n, probabilities)
-                kept_numbers.append(numbers[numbers < KEPT])
-                kept.append(features[(numbers < KEPT).to(device)].cpu())
+                with timed("statistics"):
+                    for remainder, sums in enumerate(groups):
+                        sums.add(features[(numbers % len(groups) == remainder).to(device)])
+                    classes.add(numbers * SPLITS // n, probabilities)
+                    kept_numbers.append(numbers[numbers < KEPT])
+                    kept.append(features[(numbers < KEPT).to(device)].cpu())
         after_batch(batches[min(batch + processes.num_processes, len(batches)) - 1][1])
     order = processes.concatenate(torch.cat(kept_numbers)).argsort()
     return ImageStatistics(

@@ -23,6 +23,8 @@ from harness.protocol import Normalisation
 from harness.readings import is_settled
 from harness.record import Record, RunFolder
 from harness.seeding import derive_seed
+from harness.terminal import say
+from harness.timing import Clock, clocking, timed
 from harness.training.checkpoint import (
     Progress,
     find_weights,
@@ -36,6 +38,7 @@ from harness.training.environment import describe_environment
 from harness.training.evaluations import RunEvaluations
 from harness.training.feature_network import load_feature_network
 from harness.training.guard import check_folder, create_folder
+from harness.training.profiling import Profile
 from harness.training.progress import TrainingProgress
 from harness.training.recorder import Recorder
 from harness.training.signals import NotedSignals
@@ -44,29 +47,38 @@ from variants import build
 AGREE_EVERY = 16  # steps between two agreements of several processes on whether to stop
 
 
-def train(config: RunConfig, out: Path) -> RunFolder:
+def train(config: RunConfig, out: Path, *, started: float | None = None, profile: bool = False) -> RunFolder:
     """Train and evaluate one run in its folder under `out`; a started run is resumed, a finished one left as it is.
 
     A finished run that is asked for more epochs goes on from its end; one that is asked for other protocols, samplers
     or sampling seeds is not trained, and what is missing is measured of the weights that it has kept.
+
+    Args: started: when this launch began, in seconds since 1970, for the records of its time; now if it is not given.
+        profile: write a trace of the last steps before an evaluation and of that evaluation (see Profile).
     Raises: InputError for anything that the user can mend, before anything is written; DivergedError, with the status
         saying why; Interrupted after a signal, with everything saved; StorageError; PeerLostError.
     """
+    started = time.time() if started is None else started
     folder = RunFolder(out / config.run_id)
     check_folder(folder, config)
     with ExitStack() as stack:
         stack.enter_context(explaining_lost_peers())
         processes = start_processes(config)
+        clock = stack.enter_context(clocking(Clock(processes.device)))
         if processes.on_main(lambda: is_settled(folder, config)):
+            if profile and processes.is_main_process:
+                say(f"{folder.path} is finished: nothing is run, so there is nothing to profile")
             return folder
-        engine, data, evaluators = prepare(config, processes)
+        clock.add("startup", time.time() - started)
+        with timed("data"):
+            engine, data, evaluators = prepare(config, processes)
         with processes.raising_together():
             check_folder(folder, config)  # again, as preparing may have brought the data
             if processes.is_main_process:
                 create_folder(folder, config)
                 stack.enter_context(owned(folder))
         if not processes.on_main(lambda: is_settled(folder, config)):  # by another launch, while this one prepared
-            Training(config, folder, engine, data, evaluators).run()
+            Training(config, folder, engine, data, evaluators, clock, profile=profile).run()
     return folder
 
 
@@ -124,8 +136,11 @@ class Training:
         engine: Engine,
         data: TrainingSet,
         evaluators: Sequence[Evaluator],
+        clock: Clock,
+        *,
+        profile: bool = False,
     ) -> None:
-        self.config, self.folder, self.engine, self.data = config, folder, engine, data
+        self.config, self.folder, self.engine, self.data, self.clock = config, folder, engine, data, clock
         self.processes = engine.processes
         self.steps_per_epoch = data.steps_per_epoch(config.batch_size)
         self.display = TrainingProgress(config, len(data), self.processes)
@@ -133,6 +148,7 @@ class Training:
         self.recorder = Recorder(folder, self.processes, config.epochs)
         self.evaluations = RunEvaluations(config, folder, evaluators, self.recorder, self.after_batch)
         self.normalisation: Normalisation = evaluators[0].reading.normalisation  # of the pictures
+        self.profile = Profile(folder.path / "profile.json", enabled=profile and self.processes.is_main_process)
         self.best_fid = math.inf
         self.saved_at = time.monotonic()
 
@@ -146,7 +162,7 @@ class Training:
         self.recorder.start(progress, describe_environment(self.engine, self.data))
         with self.signals:
             try:
-                with self.display, explaining_lost_peers():
+                with self.display, explaining_lost_peers(), self.profile:
                     self.train(progress, is_new=not recorded)
                     self.evaluate_kept(progress)
             except Interrupted as interruption:
@@ -163,19 +179,19 @@ class Training:
         self.best_fid = self.evaluations.read_best_fid(progress.epoch)
         if is_new:
             self.evaluate(0)
-            self.recorder.record({"epoch": 0, "images_seen": 0})
+            self.recorder.record({"epoch": 0, "images_seen": 0} | self.clock.read())
         while progress.epoch < self.config.epochs:
             record = self.train_epoch(progress)
             epoch = record["epoch"]
             last = epoch == self.config.epochs
             measured: Record = {}
-            if last or epoch % self.config.eval_every == 0:
+            if self.is_evaluated(epoch):
                 try:
                     measured = self.evaluate(epoch)
                 except Interrupted:
                     self.save(progress)  # the epoch as trained and not yet recorded
                     raise
-            self.recorder.record(record)
+            self.recorder.record(record | self.clock.read())
             progress.epoch, progress.step, progress.loss_sums = epoch, 0, {}
             self.display.show_epoch(record | measured)
             fid = measured.get("eval/fid", math.inf)
@@ -200,10 +216,13 @@ class Training:
             for name in engine.phases
         }
         started, steps_before, saving = time.perf_counter(), progress.step, 0.0
+        epoch = progress.epoch + 1
+        profiled = epoch == config.epochs or (self.is_evaluated(epoch) and config.eval_when != "after")
         batches = self.data.epoch(
             config.seed, progress.epoch, config.batch_size, processes.rank, processes.num_processes, progress.step
         )
         for indices in batches:
+            self.profile.before_step(progress.step, self.steps_per_epoch, evaluated=profiled)
             x = self.data.batch(indices, processes.device)
             losses = engine.step(x, progress.epoch * self.steps_per_epoch + progress.step)
             for name, loss in losses.items():
@@ -226,14 +245,17 @@ class Training:
             timing["time/images_per_second"] = trained * config.batch_size / seconds
             timing["time/epoch_seconds"] = seconds / trained * self.steps_per_epoch
         return {
-            "epoch": progress.epoch + 1,
-            "images_seen": self.count_images(progress.epoch + 1),
+            "epoch": epoch,
+            "images_seen": self.count_images(epoch),
             **{
                 f"loss/{name}": math.fsum(each) / len(each) / self.steps_per_epoch
                 for name, each in progress.loss_sums.items()
             },
             **timing,
         }
+
+    def is_evaluated(self, epoch: int) -> bool:
+        return epoch == self.config.epochs or epoch % self.config.eval_every == 0
 
     def count_images(self, epoch: int) -> int:
         """Training images seen by the end of an epoch."""
@@ -267,7 +289,9 @@ class Training:
             if self.config.eval_when == "after":
                 return {}
             last = epoch == self.config.epochs
-            return self.evaluations.evaluate(variant, epoch, self.count_images(epoch), last=last)
+            measured = self.evaluations.evaluate(variant, epoch, self.count_images(epoch), last=last)
+            self.profile.after_evaluation()
+            return measured
 
     def evaluate_kept(self, progress: Progress) -> None:
         """Evaluate the epochs that are due and whose weights are kept: evaluations that wait for the end, and protocols
@@ -284,6 +308,7 @@ class Training:
                 with self.processes.raising_together():
                     variant.load_state_dict(read_weights(kept[epoch]), strict=False)
                 measured = self.evaluations.evaluate(variant, epoch, self.count_images(epoch), last=last)
+            self.profile.after_evaluation()
             self.display.show_epoch({"epoch": epoch} | measured)
 
     def after_batch(self, done: int, n: int) -> None:
@@ -293,7 +318,8 @@ class Training:
             raise self.signals.interruption()
 
     def save(self, progress: Progress, *, best: bool = False) -> None:
-        save_checkpoint(self.folder.checkpoints, progress, self.engine, self.config.keep_checkpoints, best=best)
+        with timed("checkpoint"):
+            save_checkpoint(self.folder.checkpoints, progress, self.engine, self.config.keep_checkpoints, best=best)
         self.saved_at = time.monotonic()
 
     def decide(self, step: int) -> tuple[bool, ...]:

@@ -1,7 +1,8 @@
 """One run folder to rows: what its files say, checked. A folder that cannot be read is a problem with a reason."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from harness.escape import printable
 from harness.fields import FIELDS
 from harness.measures import select
-from harness.record import RECORD_VERSION, Record, RunFolder
+from harness.record import PARTS_OF_A_RUN, PARTS_OF_AN_EVALUATION, RECORD_VERSION, Record, RunFolder
 from results.read.schema import CONFIGURATION, IN_TRAINING
 
 MOST_REASON = 1000  # characters
@@ -19,6 +20,7 @@ COLUMN_OF = {
     "posterior/collapse": "collapse",
     "time/images_per_second": "images_per_second",
 }
+EVALUATED = ("evaluation", *PARTS_OF_AN_EVALUATION)
 FLOOR = "floor."  # of the sampler of scores of real images against real images: floor.<name>
 
 
@@ -82,7 +84,7 @@ def _read(folder: RunFolder) -> FolderEntry:
     epochs = {record["epoch"]: record for record in records}
     protocols: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, Any]] = []
-    seconds = 0.0
+    seconds: Counter[str] = Counter()
     for evaluation in folder.find_evaluations():
         protocol, lines = evaluation.read_protocol(), read_measured(evaluation)
         check_object("protocol", protocol)
@@ -90,7 +92,8 @@ def _read(folder: RunFolder) -> FolderEntry:
             raise ValueError(f"evaluations/{evaluation.protocol_id} is the reading {protocol['id']}; give it that name")
         floor = protocol.pop("floor", {})
         protocols[protocol["id"]] = protocol
-        seconds += sum(line.get("time/evaluation_seconds") or 0 for line in lines)
+        for line in lines:
+            seconds.update({part: line.get(f"time/{part}_seconds") or 0 for part in EVALUATED})
         rows += _rows(protocol, lines, epochs)
         rows += _floor_rows(protocol, floor)
     if state == "done" and not any(not row["sampler"].startswith(FLOOR) for row in rows):
@@ -177,10 +180,12 @@ def _rename(line: Record) -> dict[str, Any]:
 
 
 def _provenance(
-    environment: dict[str, Any], status: dict[str, Any], records: list[Record], evaluation_seconds: float
+    environment: dict[str, Any], status: dict[str, Any], records: list[Record], evaluated: Mapping[str, float]
 ) -> dict[str, Any]:
     training_seconds = sum(record.get("time/epoch_seconds") or 0 for record in records)
-    hours = {"training_hours": training_seconds / 3600, "evaluation_hours": evaluation_seconds / 3600}
+    hours = {"training_hours": training_seconds / 3600, "evaluation_hours": evaluated["evaluation"] / 3600}
+    parts = {part: sum(record.get(f"time/{part}_seconds") or 0 for record in records) for part in PARTS_OF_A_RUN}
+    parts |= {part: evaluated[part] for part in PARTS_OF_AN_EVALUATION}
     launches = environment.get("launches") or [environment]
     processes = environment.get("num_processes") or 1
     versions = environment.get("versions") or {}
@@ -194,6 +199,7 @@ def _provenance(
         "versions": ", ".join(f"{name} {value}" for name, value in versions.items()),
         **hours,
         "gpu_hours": sum(hours.values()) * processes if environment.get("device") == "cuda" else 0.0,
+        **{f"{part}_hours": seconds / 3600 for part, seconds in parts.items()},
     }
 
 

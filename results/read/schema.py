@@ -135,6 +135,16 @@ PROVENANCE = _columns("""
     training_hours | number | wall-clock hours of training, from its records
     evaluation_hours | number | wall-clock hours of evaluation
     gpu_hours | number | the two together, times the processes; 0 on a CPU
+    startup_hours | number | from the start of each launch to its first look at the data: mostly imports
+    data_hours | number | of loading data, reference statistics and networks
+    checkpoint_hours | number | of saving, but for the last checkpoint
+    posterior_hours | number | of evaluation_hours: the encoder's pass over the training set
+    codes_hours | number | of them: drawing codes
+    decode_hours | number | of them: the decoder
+    resize_hours | number | of them: to the extractor's size
+    forward_hours | number | of them: the extractor
+    statistics_hours | number | of them: sums over features
+    scores_hours | number | of them: scores of these sums
 """)
 PROTOCOLS = _columns("""
     protocol_id | string | the id

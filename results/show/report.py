@@ -26,6 +26,7 @@ from results.show.report_tables import (
     build_protocol_tables,
     build_run_tables,
     build_spread_table,
+    build_time_table,
 )
 from results.show.sentences import describe
 from results.show.write import Output
@@ -111,7 +112,7 @@ def _render(analysis: Analysis, pictures: list[dict[str, Any]], refresh: float |
         dose_intro=DOSE_INTRO,
         doses=build_dose_table(analysis.frames["dose_response"]),
         figures=pictures,
-        run_tables=build_run_tables(analysis),
+        run_tables=[*build_run_tables(analysis), *filter(None, [build_time_table(analysis)])],
         failures=build_failure_table(analysis),
         provenance=describe_provenance(analysis),
         protocol_tables=build_protocol_tables(analysis),

@@ -12,7 +12,7 @@ from results.compute.collapse import SAMPLERS
 from results.compute.dose import RESPONSES
 from results.compute.processes import MARK, NOTE, find_others, mark_n
 from results.compute.statistics import ALPHA
-from results.compute.summary import SETTING, is_missing
+from results.compute.summary import SETTING, TRAINED, is_missing
 from results.compute.tables import MARKED, SHOWN, PaperTable, format_cell, format_varied, is_baseline, shown_columns
 from results.read.labels import label_cells, name_place
 from results.show.render import notes_of
@@ -327,6 +327,32 @@ def build_failure_table(analysis: Analysis) -> HtmlTable | None:
     caption += "Odd ones, far off the other seeds of their cell, are in all of them."
     names = ["run", "state", "reason"]
     return HtmlTable("problems", "Failures", caption, columns(names, names), rows[:MOST_ROWS], _cut(rows))
+
+
+def build_time_table(analysis: Analysis) -> HtmlTable | None:
+    """Where a run's time goes, on average over the runs of a cell; None where no run has recorded it."""
+    hours = [name for name in analysis.frames["provenance"].columns if name.endswith("_hours") and name != "gpu_hours"]
+    spent = analysis.frames["provenance"][["run_id", *hours]]
+    runs = analysis.collection.runs.drop_duplicates("run_id")[[*TRAINED, "epochs", "run_id"]].merge(spent, on="run_id")
+    if not runs[hours].to_numpy(float).any():
+        return None
+    cells = runs.groupby([*TRAINED, "epochs"], dropna=False, sort=False)
+    means = cells[hours].mean().mul(3600).assign(n=cells.size()).reset_index()
+    shown = [name for name in hours if means[name].any()]
+    names = ["variant", "data set", "epochs", "runs", *(name.removesuffix("_hours") for name in shown)]
+    rows = [
+        Row(
+            [Cell(label), _place(row), *(number(row[name], 0) for name in ("epochs", "n"))]
+            + [number(row[name], 1) for name in shown],
+            row["dataset"],
+            row["variant"],
+        )
+        for label, (_, row) in zip(label_cells(means), means.iterrows(), strict=True)
+    ]
+    caption = "Seconds of a run, on average; what follows evaluation is part of it. provenance.csv has every run."
+    return HtmlTable(
+        "time", "Where time goes", caption, columns(names, ["variant", "data set"]), rows[:MOST_ROWS], _cut(rows)
+    )
 
 
 def build_protocol_tables(analysis: Analysis) -> list[HtmlTable]:
