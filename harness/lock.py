@@ -2,11 +2,13 @@
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from harness.errors import InputError
+from harness.files import share
 from harness.record import RunFolder
 
 
@@ -16,8 +18,8 @@ def owned(folder: RunFolder) -> Iterator[None]:
 
     Raises: InputError if another process is training it.
     """
-    lock = FileLock(folder.path / ".lock")
     try:
+        lock = lock_of(folder.path)
         lock.acquire(timeout=1, poll_interval=0.02)  # `is_owned` holds it for an instant
     except Timeout as error:
         raise InputError(f"{folder.path} is being trained by another process") from error
@@ -27,6 +29,15 @@ def owned(folder: RunFolder) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def lock_of(folder: Path) -> FileLock:
+    """The lock of a folder, for whom the folder is. Raises: OSError if it cannot be made."""
+    file = folder / ".lock"
+    with suppress(FileExistsError):
+        file.touch(exist_ok=False)
+        share(file)
+    return FileLock(file)
 
 
 def is_owned(folder: RunFolder) -> bool:

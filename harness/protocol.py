@@ -5,7 +5,7 @@ Protocols are YAML files: those in harness/protocols by their names, or a user's
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -189,8 +189,13 @@ class Reading:
 
     @property
     def id(self) -> str:
-        """The protocol's name and a hash of every field: `protocol_id` in tables."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """The protocol's name and a hash of every field that is not at its default: `protocol_id` in tables.
+
+        So a field that is new, and does what was done before it, renames no reading that there is.
+        """
+        defaults = {field.name: field.default for field in fields(self) if field.name != "statistics_version"}
+        said = {name: value for name, value in asdict(self).items() if value != defaults.get(name, MISSING)}
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
         return f"{self.name}-{digest[:10]}"
 
     def describe(self) -> dict[str, Any]:

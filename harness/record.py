@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from harness.files import remove_leftovers, write_json, write_text
+from harness.files import appending, make_folder, remove_leftovers, write_json, write_text
 
 State = Literal["queued", "running", "done", "failed"]
 Record = dict[str, Any]
@@ -64,7 +64,7 @@ class RunFolder:
         Raises: OSError if it cannot be written, ValueError if what is there is damaged.
         """
         for folder in (self.samples, self.checkpoints):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         stored = self.read_config() if self.config_file.exists() else None
         if stored is not None:
             protocols = {protocol["name"]: protocol for protocol in (*stored["protocol"], *config["protocol"])}
@@ -109,10 +109,8 @@ class RunFolder:
 
     def append_record(self, record: Record) -> None:
         """Append one line and put it on the disk. Raises: ValueError for a number that is not finite."""
-        with (self.path / "records.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with appending(self.path / "records.jsonl") as file:
+            file.write((json.dumps(record, allow_nan=False) + "\n").encode())
 
     def read_records(self) -> list[Record]:
         """All whole records. A last line that a kill cut short is left out.
@@ -156,7 +154,7 @@ class EvaluationFolder:
 
     def create(self, protocol: dict[str, Any]) -> None:
         """Make the folder with what it is a reading under, unless it is there. Raises: OSError."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         if not (self.path / "protocol.json").exists():
             write_json(self.path / "protocol.json", protocol)
 
@@ -167,14 +165,12 @@ class EvaluationFolder:
     def append(self, lines: Iterable[Record]) -> None:
         """Append whole lines and put them on the disk. Raises: ValueError for a number that is not finite."""
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-        with (self.path / "records.jsonl").open("ab+") as file:
+        with appending(self.path / "records.jsonl") as file:
             end = file.seek(0, os.SEEK_END)
             if end:
                 file.seek(end - 1)
             cut_short = end > 0 and file.read(1) != b"\n"
             file.write((b"\n" if cut_short else b"") + text.encode())  # one write: appends of others do not mix in
-            file.flush()
-            os.fsync(file.fileno())
 
     def keep(self, through_epoch: int) -> None:
         """Drop the lines after an epoch: a run that resumes before it trains other weights perhaps."""

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from harness.errors import CommandError, InputError
+from harness.files import make_folder
 from harness.measures import MEASURES
 from harness.terminal import print_table
 from results.commands import load_collection, print_problems
@@ -123,7 +124,7 @@ def compare_command(
     comparison = compare(load_reported(a, protocol), load_reported(b, protocol), threshold, margin)
     if out is not None:
         try:
-            out.mkdir(parents=True, exist_ok=True)
+            make_folder(out)
             write_table(comparison.table, COMPARE, out / "compare.csv")
         except OSError as error:
             raise InputError(f"cannot write to {out}: {error}; choose another folder with --out") from error

@@ -223,7 +223,8 @@ def evaluate(
     protocol
         paper, clean, published, or a YAML file. (repeatable) [default: those that each run was trained with]
     extractor
-        inception, torchvision, domain, or a TorchScript file. [default: the protocol's]
+        inception, torchvision, efficientnet_lite0, domain, or a TorchScript file, which is a program of its author's.
+        [default: the protocol's]
     epoch
         last, best (lowest FID under the run's first protocol), or all whose weights were kept: see keep_weights.
     set_

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.config import RunConfig, build_config
 from harness.errors import CommandError, InputError
-from harness.files import write_json
+from harness.files import make_folder, write_json
 from harness.record import RunFolder, find_run_folders
 from harness.terminal import console
 from slurm.cluster import run_in_job
@@ -96,7 +96,7 @@ def load_probe(out: Path, sweep: str) -> dict[Kind, Timing]:
 
 
 def save_probe(out: Path, sweep: str, timings: dict[Kind, Timing]) -> None:
-    _probe_file(out, sweep).parent.mkdir(parents=True, exist_ok=True)
+    make_folder(_probe_file(out, sweep).parent)
     write_json(_probe_file(out, sweep), {kind: asdict(timing) for kind, timing in timings.items()})
 
 

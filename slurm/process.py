@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.files import write_text
+from harness.files import appending, make_folder, write_text
 from harness.lock import is_owned
 from harness.protocol import Protocol
 from harness.readings import is_settled
@@ -77,7 +77,7 @@ class RunProcess:
         self.log = self.folder.path / log_name(rank)
         self.started = time.time()
         command = [sys.executable, "-m", "harness.train", "--config", str(self.folder.config_file), "--out", str(out)]
-        with self.log.open("ab") as log:
+        with appending(self.log) as log:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -126,7 +126,7 @@ class Peers:
 
     def give_up(self, run_id: str, reason: str) -> None:
         """Tell the others that this rank will not go on with a run."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         write_text(self._file(run_id, self.rank), reason)
 
     def others_gave_up(self, run_id: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.config import RunConfig
 from harness.errors import InputError
+from harness.files import make_folder
 from harness.training.environment import SNAPSHOT_COMMIT, read_git_commit
 
 PACKAGES = ("variants", "harness", "slurm")
@@ -24,7 +25,7 @@ def snapshot_code(folder: Path, configs: Iterable[RunConfig], beside: Collection
     Args: beside: folders that hold the user's own modules, besides the working folder.
     Raises: InputError if a variant cannot be imported from the copy alone.
     """
-    folder.mkdir(parents=True)
+    make_folder(folder)
     for name in PACKAGES:
         package = import_module(name)
         assert package.__file__ is not None

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import psutil
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from harness.errors import InputError
-from harness.files import write_json
+from harness.files import make_folder, share, write_json
+from harness.lock import lock_of
 from harness.settings import parse_json
 from slurm import Executor
 
@@ -113,7 +114,9 @@ def create_folder(out: Path, sweep: str) -> Path:
     for number in range(1000):
         folder = sweep_folder(out, sweep) / (f"{stamp}-{number}" if number else stamp)
         try:
-            folder.mkdir(parents=True)
+            make_folder(folder.parent)
+            folder.mkdir()
+            share(folder)
         except FileExistsError:
             continue
         except OSError as error:
@@ -141,8 +144,8 @@ def submitting(out: Path, sweep: str) -> Iterator[None]:
     folder = sweep_folder(out, sweep)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
+        make_folder(folder)
+        lock = lock_of(folder)
         lock.acquire(timeout=5)
     except Timeout as error:
         raise InputError(f"another process is submitting the sweep {sweep} at this moment; try again") from error

@@ -108,6 +108,6 @@ def _extract(tar: tarfile.TarFile, name: str, target: Path) -> None:
     source = tar.extractfile(name)
     if source is None:
         raise ValueError(f"{name} is no file")
-    target.parent.mkdir(exist_ok=True)
+    make_folder(target.parent)
     with source, target.open("xb") as file:
         shutil.copyfileobj(source, file)

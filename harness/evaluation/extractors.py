@@ -152,9 +152,7 @@ def _load_torchscript(path: Path, device: torch.device, must_be_inception: bool,
     [0, 255] and returns features, or features and logits.
     """
     if not must_be_inception and not pinned:
-        logger.warning(
-            "%s is TorchScript, a program that runs as its author wrote it; pin it by extractor_sha256", path
-        )
+        warn_of_torchscript(path, "pin it by extractor_sha256")
     network = load_torchscript(path, device)
     if must_be_inception and not (hasattr(network, "layers") and hasattr(network, "output")):
         raise InputError(f"{path} is not clean-fid's Inception: it lacks `layers` or `output`")
@@ -176,6 +174,10 @@ def _load_torchscript(path: Path, device: torch.device, must_be_inception: bool,
 
     called = network.layers if as_clean_fid else network
     return Network(hash_file(path), 299, "clean", extract_with(called), lambda: extract_with(fold(called)))
+
+
+def warn_of_torchscript(path: Path, advice: str) -> None:
+    logger.warning("%s is TorchScript, a program that runs as its author wrote it; %s", path, advice)
 
 
 def load_torchscript(path: Path, device: torch.device) -> Any:

@@ -8,15 +8,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock
-
 from harness.config import RunConfig, build_config
 from harness.data.staging import load_training_set
 from harness.errors import InputError
 from harness.evaluation.evaluate import Evaluator
 from harness.fields import FIELDS
+from harness.files import make_folder
 from harness.launch.processes import Processes, build_accelerator, explaining_lost_peers
-from harness.lock import is_owned
+from harness.lock import is_owned, lock_of
 from harness.models.load import load_trained, require_trust
 from harness.readings import is_measured, list_parts, read_run, require_same_extractor
 from harness.record import RunFolder, find_run_folders
@@ -185,8 +184,8 @@ def _holding(folder: RunFolder, processes: Processes) -> Iterator[None]:
     with ExitStack() as stack:
         with processes.raising_together():
             if processes.is_main_process:
-                folder.evaluations.mkdir(exist_ok=True)
-                stack.enter_context(FileLock(folder.evaluations / ".lock"))
+                make_folder(folder.evaluations)
+                stack.enter_context(lock_of(folder.evaluations))
         yield
 
 

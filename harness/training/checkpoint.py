@@ -27,7 +27,7 @@ from typing_extensions import TypedDict
 
 from harness.data.cache import compute_sha256, read_entry
 from harness.errors import InputError, StorageError, unknown
-from harness.files import flush_to_disk, hash_file, replacing_file, save_tensors
+from harness.files import flush_to_disk, hash_file, make_folder, replacing_file, save_tensors, write_text
 from harness.record import RunFolder
 from harness.schema import Count, Positive
 from harness.settings import parse_json
@@ -90,7 +90,7 @@ def save_checkpoint(folder: Path, progress: Progress, engine: Engine, keep: int 
         with engine.processes.raising_together(), _storing(final):
             if engine.processes.is_main_process:
                 _make_room(folder)
-                temporary.mkdir(parents=True)
+                make_folder(temporary)
                 save_tensors(temporary / "model.safetensors", engine.variant.state_dict())
                 if engine.average is not None:
                     save_tensors(temporary / "ema.safetensors", engine.average.averages)
@@ -147,7 +147,7 @@ def load_checkpoint(folder: Path, engine: Engine, recorded: int | None = None) -
 def write_manifest(path: Path, content: dict[str, Any]) -> None:
     """Write progress.json beside the files of a checkpoint, which are all there by now."""
     content = content | {"sha256": {file.name: hash_file(file) for file in sorted(path.iterdir())}}
-    (path / MANIFEST).write_text(json.dumps(content | {"checksum": _hash(content)}, indent=2))
+    write_text(path / MANIFEST, json.dumps(content | {"checksum": _hash(content)}, indent=2))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -292,7 +292,7 @@ def save_weights(folder: RunFolder, epoch: int, variant: Variant) -> None:
     kept = names_to_keep(variant)
     tensors = {name: tensor.cpu() for name, tensor in variant.state_dict().items() if name in kept}
     path = folder.weights / f"epoch-{epoch:06d}.safetensors"
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     with replacing_file(path) as temporary:
         save_tensors(temporary, tensors, {"sha256": compute_sha256(tensors)})
 

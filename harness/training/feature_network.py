@@ -10,7 +10,7 @@ from harness.config import RunConfig
 from harness.data.weights import find_weights
 from harness.evaluation.classifier import load_classifier
 from harness.evaluation.efficientnet import load_efficientnet, make_activations
-from harness.evaluation.extractors import load_torchscript, three_channels
+from harness.evaluation.extractors import load_torchscript, three_channels, warn_of_torchscript
 from harness.imagenet import EFFICIENTNET
 
 
@@ -30,6 +30,7 @@ def load_feature_network(config: RunConfig, device: torch.device) -> Callable[[T
     if weights == Path(EFFICIENTNET):
         imagenet = load_efficientnet(find_weights(EFFICIENTNET), device)
         return lambda x: make_activations(imagenet, three_channels(127.5 * (x + 1)))
+    warn_of_torchscript(weights, "check where it comes from")
     network = load_torchscript(weights, device)
     for parameter in network.parameters():
         parameter.requires_grad_(False)

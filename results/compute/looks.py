@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import InputError
-from harness.files import flush_to_disk
+from harness.files import flush_to_disk, share
 from results.compute.baseline import judge
 from results.compute.statistics import ALPHA
 from results.compute.summary import CELL
@@ -74,6 +74,7 @@ def record_look(runs: Path, look: Look) -> None:
             os.write(descriptor, line.encode())
         finally:
             os.close(descriptor)
+        share(file)
         flush_to_disk(file)
     except OSError as error:
         raise InputError(f"cannot write {file}: {error}") from error

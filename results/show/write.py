@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import FileLock
 from pyarrow import csv, parquet
 
 from harness.errors import InputError
 from harness.escape import CSV_FORMULA
-from harness.files import remove_leftovers, replacing_file, write_json, write_text
+from harness.files import make_folder, remove_leftovers, replacing_file, write_json, write_text
+from harness.lock import lock_of
 from results.compute.analysis import FILES, Analysis
 from results.compute.tables import TABLE
 from results.read.schema import SCHEMA_VERSION, Column, arrow_schema
@@ -39,7 +39,7 @@ class Output:
             raise ValueError(f"{name!a} is no name of a file of a collection")
         self.written.add(name)
         path = self.out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         return path
 
 
@@ -55,7 +55,7 @@ def writing(out: Path, manifest: dict[str, Any]) -> Iterator[Output]:
     """
     output = Output(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         with _alone(out):
             earlier = _read_owned(out)
             _write_manifest(out, {"unfinished": True}, earlier)
@@ -75,7 +75,7 @@ def writing(out: Path, manifest: dict[str, Any]) -> Iterator[Output]:
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Nobody else writes to the folder meanwhile, unless its file system knows no locks: then each file is whole."""
-    lock = FileLock(out / ".lock")
+    lock = lock_of(out)
     with suppress(OSError, NotImplementedError):
         lock.acquire()
     try:

@@ -25,6 +25,12 @@ def build_reading(**changes: Any) -> Reading:
     return Reading(**{**fields, **changes})
 
 
+def test_a_readings_id_lasts() -> None:
+    """Today's: a field that is added with a default must not rename the readings that there are."""
+    names = [build_reading(**change).id for change in ({}, {"autocast": "bf16"}, {"reference": "test"})]
+    assert names == ["paper-18940e1366", "paper-dab8dc549a", "paper-feb7021a0a"]
+
+
 @pytest.mark.parametrize(
     "change",
     [
