@@ -130,7 +130,7 @@ class RunConfig(BaseModel):
     sampling_seeds: int = _number("sampling_seeds")
     mechanisms: bool = _field("mechanisms")
     eval_every: int = _number("eval_every")
-    eval_when: Literal["during", "after"] = _field("eval_when")
+    eval_when: Literal["during", "after", "separately"] = _field("eval_when")
     sweep: Text = _field("sweep")
     search: dict[str, dict[str, list[Any]]] = _field("search")
 
@@ -238,7 +238,7 @@ class RunConfig(BaseModel):
     @property
     def keeps_weights(self) -> bool:
         """Whether the weights of every evaluated epoch are kept: late evaluations need them."""
-        return self.keep_weights == "evaluations" or self.eval_when == "after"
+        return self.keep_weights == "evaluations" or self.eval_when != "during"
 
     def widen(self, other: "RunConfig") -> "RunConfig":
         """Two requests of one training as one: the larger budget, and every protocol, sampler and sampling seed;

@@ -123,7 +123,12 @@ _ROWS: list[tuple[str, Changes, Any | Callable[[Mapping[str, Any]], Any], str]] 
         "Measure at the last epoch what docs/mechanisms.md explains: disentanglement, ...",
     ),
     ("eval_every", "measurement", 5, "Epochs between evaluations; the first and last state always are evaluated"),
-    ("eval_when", "nothing", "during", "during: training waits for evaluations; after: they are made at the end"),
+    (
+        "eval_when",
+        "nothing",
+        "during",
+        "during: training waits for evaluations; after: they are made at the end; separately: by `aaebench evaluate`",
+    ),
     ("sweep", "nothing", "", "The sweep that this run is part of"),
     ("search", "nothing", {}, "Of fields that a sweep's search drew for this run, the distributions"),
 ]

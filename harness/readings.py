@@ -102,10 +102,14 @@ def require_same_extractor(folder: RunFolder, reading: Reading) -> None:
 def is_settled(folder: RunFolder, config: "RunConfig") -> bool:
     """Whether a run needs neither training nor evaluation: it has the epochs, and all readings of the last of them.
 
+    One whose evaluations are made separately needs none here.
+
     Raises: ValueError if its status is damaged.
     """
     if not folder.is_done(config.epochs):
         return False
+    if config.eval_when == "separately":
+        return True
     is_last = folder.read_status()["epoch"] == config.epochs
     mechanisms = is_last and config.mechanisms
     parts = list_parts(config.samplers, config.sampling_seeds, reconstructions=is_last, mechanisms=mechanisms)

@@ -154,7 +154,7 @@ class Training:
 
     def run(self) -> None:
         """Train from the newest checkpoint to the last epoch, and evaluate what is to be evaluated then."""
-        records = self.processes.on_main(self.folder.read_records)
+        config, records = self.config, self.processes.on_main(self.folder.read_records)
         progress = load_checkpoint(self.folder.checkpoints, self.engine, records[-1]["epoch"] if records else -1)
         recorded = [record["epoch"] for record in records if record["epoch"] <= progress.epoch]
         if recorded != list(range(progress.epoch + 1)) and (recorded or progress.epoch):
@@ -164,7 +164,8 @@ class Training:
             try:
                 with self.display, explaining_lost_peers(), self.profile:
                     self.train(progress, is_new=not recorded)
-                    self.evaluate_kept(progress)
+                    if config.eval_when != "separately":
+                        self.evaluate_kept(progress)
             except Interrupted as interruption:
                 self.recorder.interruptions += 1
                 self.recorder.write_reason("queued", progress, f"interrupted by {interruption.signal_name}")
@@ -217,7 +218,7 @@ class Training:
         }
         started, steps_before, saving = time.perf_counter(), progress.step, 0.0
         epoch = progress.epoch + 1
-        profiled = epoch == config.epochs or (self.is_evaluated(epoch) and config.eval_when != "after")
+        profiled = epoch == config.epochs or (self.is_evaluated(epoch) and config.eval_when == "during")
         batches = self.data.epoch(
             config.seed, progress.epoch, config.batch_size, processes.rank, processes.num_processes, progress.step
         )
@@ -286,7 +287,7 @@ class Training:
             )
             if self.config.keeps_weights:
                 self.recorder.write("weights", lambda: save_weights(self.folder, epoch, variant))
-            if self.config.eval_when == "after":
+            if self.config.eval_when != "during":
                 return {}
             last = epoch == self.config.epochs
             measured = self.evaluations.evaluate(variant, epoch, self.count_images(epoch), last=last)

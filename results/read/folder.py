@@ -97,7 +97,9 @@ def _read(folder: RunFolder) -> FolderEntry:
         rows += _rows(protocol, lines, epochs)
         rows += _floor_rows(protocol, floor)
     if state == "done" and not any(not row["sampler"].startswith(FLOOR) for row in rows):
-        raise ValueError("it is done and has no evaluation")
+        if config.get("eval_when") != "separately":
+            raise ValueError("it is done and has no evaluation")
+        state, status = "running", status | {"reason": f"it waits for: aaebench evaluate {folder.path} --epoch all"}
     provenance = _provenance(environment, status, records, seconds)
     return FolderEntry(
         run_id,

@@ -13,7 +13,9 @@ import numpy as np
 import psutil
 import pytest
 
+from results.compute.analysis import analyse
 from results.read.collect import PAPER_ORDER
+from results.read.collect import collect as read_collection
 from tests.results.runs import CONFIG, evaluation, histogram, write_campaign
 
 EVALUATIONS, EPOCHS = 20, 100
@@ -112,6 +114,18 @@ def test_three_readings_of_each_run_are_collected_within_25_seconds_and_1500_meg
     print(f"\n10,000 runs of three readings: {seconds:.1f} s, {gigabytes:.2f} GB")
     assert seconds < 25
     assert gigabytes < 1.5
+
+
+def test_the_statistics_of_ten_thousand_runs_take_2_seconds(ten_thousand: Path) -> None:
+    collection = read_collection(ten_thousand / "runs")
+    assert len(collection.runs) == 10_000 * EVALUATIONS
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        analyse(collection)
+        seconds.append(time.perf_counter() - started)
+    print(f"\nstatistics of 10,000 runs: {min(seconds):.2f} s")
+    assert min(seconds) < 2
 
 
 def test_collecting_again_when_nothing_changed_takes_under_2_seconds(ten_thousand: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from harness.models.load import load_trained
 from harness.record import EvaluationFolder, RunFolder, key_of
+from results.read.collect import collect
 from tests.harness.test_train import PATIENCE, SHORT, only_folder, run, untimed
 from tests.harness.trained import command
 
@@ -84,6 +85,20 @@ class TestReadings:
             assert lines(late, protocol) == lines(scored_twice, protocol)
         best = min((0, 2, 4), key=lambda epoch: evaluated_under(late, "paper", epoch) if epoch else 1e9)
         assert load_trained(late.path, "best").origin.epoch == best
+
+    def test_separate_evaluations_are_those_on_the_way(self, tmp_path: Path, scored_twice: RunFolder) -> None:
+        assert run(tmp_path, *SHORT, "--epochs", "4", *TWO, "--set", "eval={when: separately}") == 0
+        trained = only_folder(tmp_path)
+        assert trained.read_status()["state"] == "done"
+        assert not trained.find_evaluations()
+        (problem,) = collect(tmp_path).problems.to_dict(orient="records")
+        assert (problem["state"], "aaebench evaluate" in problem["reason"]) == ("running", True)
+        assert run(tmp_path, *SHORT, "--epochs", "4", *TWO, "--set", "eval={when: separately}") == 0
+        assert not trained.find_evaluations(), "it is finished, and evaluated by others"
+        assert command("evaluate", str(tmp_path), "--epoch", "all") == 0
+        for protocol in ("paper", "clean"):
+            assert lines(trained, protocol) == lines(scored_twice, protocol)
+        assert collect(tmp_path).problems.empty
 
 
 def evaluated_under(folder: RunFolder, protocol: str, epoch: int) -> float:
