@@ -40,12 +40,44 @@ def test_a_variant_helps_hurts_or_cannot_be_told(
     assert verdicts(tmp_path)[claim] == verdict
 
 
-def test_the_papers_own_networks_decide_where_there_are_any(tmp_path: Path) -> None:
-    """However many seeds another architecture has."""
-    write_campaign(tmp_path, {"aae": BASE, "kld_loss": LOWER}, dataset="cifar10")
+@pytest.mark.parametrize(
+    "other",
+    [{"architecture": "conv"}, {"learning_rate": 3e-3}, {"batch_size": 256}, {"latent_dim": 2}, {"max_images": 1000}],
+    ids=str,
+)
+def test_the_papers_own_settings_decide_where_there_are_any(tmp_path: Path, other: dict[str, Any]) -> None:
+    """However many seeds another setting has; where there is no other, it decides, and the evidence names it."""
     more = {"aae": [*BASE, 30.5], "kld_loss": [*HIGHER, 40.1]}
-    write_campaign(tmp_path, more, dataset="cifar10", prefix="conv-", architecture="conv")
+    write_campaign(tmp_path / "all" / "others", more, dataset="cifar10", prefix="other-", **other)
+    assert verdicts(tmp_path)["C3"] == "refuted"
+    evidence = analyse(collect(tmp_path)).frames["claims_evidence"]
+    (text,) = evidence.loc[evidence["claim"] == "C3", "text"]
+    (name, value), *_ = other.items()
+    assert (value if name == "architecture" else f"{name}={value:g}") in text
+    write_campaign(tmp_path / "all" / "papers", {"aae": BASE, "kld_loss": LOWER}, dataset="cifar10")
     assert verdicts(tmp_path)["C3"] == "supported"
+
+
+def test_every_claim_states_its_chances_of_a_false_verdict(tmp_path: Path) -> None:
+    write_campaign(tmp_path, {"aae": BASE, "kld_loss": LOWER}, dataset="cifar10")
+    claims = analyse(collect(tmp_path)).frames["claims"]
+    assert len(claims) == len(CLAIMS)
+    assert claims["errors"].str.contains("5 %").all()
+
+
+def test_a_wider_margin_makes_equivalent_what_was_undecided(tmp_path: Path) -> None:
+    write_campaign(tmp_path, {"aae": BASE, "kld_loss": EQUAL, "n_iter": LOWER, "feature": HIGHER})
+    said = {}
+    for margin in (0.01, 0.5):
+        table = analyse(collect(tmp_path), margin=margin).comparisons
+        own = table[(table["measure"] == "fid") & (table["variant"] == "kld_loss")]
+        (said[margin],) = own.to_dict(orient="records")
+    assert [row["verdict"] for row in said.values()] == ["undecided", "equivalent"]
+    assert said[0.01]["more_seeds"] > 0, "the seeds that it would take"
+    assert said[0.5]["more_seeds"] == 0
+    assert said[0.5]["prior_cells"] == 4, "what the variances have borrowed stands beside the verdict"
+    assert said[0.5]["prior_df"] > 0
+    assert said[0.5]["prior_deviation"] > 0
 
 
 class TestCollapse:
