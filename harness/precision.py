@@ -18,12 +18,12 @@ Precision = Literal["no", "tf32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def check_precision(precision: Precision) -> None:
-    """Raises: InputError for a precision that this machine does not have."""
+def check_precision(precision: Precision, field: str = "mixed_precision") -> None:
+    """Raises: InputError for a precision that this machine does not have, named as the field that asks for it."""
     if precision == "fp16" and not torch.cuda.is_available():
-        raise InputError("mixed_precision = 'fp16' needs a GPU; on a CPU use 'bf16' or 'no'")
+        raise InputError(f"{field} = 'fp16' needs a GPU; on a CPU use 'bf16' or 'no'")
     if precision == "tf32" and not (torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8):
-        raise InputError("mixed_precision = 'tf32' needs an NVIDIA GPU of 2020 or later (Ampere); here use 'no'")
+        raise InputError(f"{field} = 'tf32' needs an NVIDIA GPU of 2020 or later (Ampere); here use 'no'")
 
 
 @contextmanager

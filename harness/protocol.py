@@ -29,7 +29,7 @@ SCRIPT_SUFFIXES = (".pt", ".pth", ".ts")
 # `none` stands where no decoder takes part.
 Normalisation = Literal["batch", "running", "none"]
 Resize = Literal["clean", "bilinear", "antialiased", "none"]
-Autocast = Literal["no", "bf16", "fp16"]
+Autocast = Literal["no", "tf32", "bf16", "fp16"]
 Split = Literal["train", "test"]
 
 SHIPPED = files("harness") / "protocols"

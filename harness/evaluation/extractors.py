@@ -19,6 +19,7 @@ from harness.evaluation.folding import Extraction, choose_quicker, fold
 from harness.evaluation.resize import resize_to
 from harness.files import hash_file
 from harness.imagenet import EFFICIENTNET
+from harness.precision import casting, check_precision, rounding_products
 from harness.protocol import Protocol, Resize
 from harness.seeding import build_generator
 from harness.timing import timed
@@ -29,7 +30,6 @@ logger = logging.getLogger(__name__)
 # three times as long in parts of 32.
 PIXELS_AT_ONCE = (750_000, 23_000_000)
 MOST_FEATURES = 20_000  # whose covariance takes 3 GB
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Extractor:
         self.size = protocol.size or network.size
         self.resize: Resize = protocol.resize or network.resize
         self.resizing = f"{self.resize}, {self.size} px" if self.resize != "none" else "none"
-        self._extract, self._dtype = network.extract, AUTOCAST.get(protocol.autocast)
+        self._extract, self._precision = network.extract, protocol.autocast
         generator = build_generator(0, "probe")  # noise, as of a blank image some networks make no numbers
         probe = torch.randint(0, 256, (2, 3, self.size, self.size), dtype=torch.uint8, generator=generator)
         probe = probe.to(device)
@@ -81,7 +81,7 @@ class Extractor:
     def _extract_part(self, images: Tensor) -> tuple[Tensor, Tensor]:
         with timed("resize"):
             pixels = resize_to(images, self.size, self.resize)
-        with timed("forward"), torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
+        with timed("forward"), casting(self._precision, self.device), rounding_products(self._precision):
             try:
                 features, probabilities = self._extract(pixels)
             except torch.OutOfMemoryError:
@@ -90,7 +90,7 @@ class Extractor:
                 reason, shape = str(error).strip().splitlines()[-1], " x ".join(map(str, pixels.shape[2:]))
                 raise InputError(f"the extractor {self.name} cannot take images of {shape} px: {reason}") from error
         if not features.isfinite().all():
-            hint = " (autocast may overflow)" if self._dtype is not None else ""
+            hint = " (autocast may overflow)" if self._precision in ("bf16", "fp16") else ""
             raise InputError(f"the extractor {self.name} makes features that are not finite{hint}")
         if probabilities is None:
             probabilities = features.new_empty(len(features), 0)
@@ -108,6 +108,8 @@ def build_extractor(
     Raises: InputError if its weights are missing or are something else.
     """
     name, weights = protocol.extractor, protocol.extractor_weights
+    if protocol.autocast == "tf32":
+        check_precision("tf32", "autocast")
     if name == "domain":
         network = _load_domain(dataset, image_size, crop, weights, device)
     elif name == "torchvision":

@@ -111,6 +111,26 @@ class TestInception:
         assert exact.dtype == fast.dtype == torch.float32
         assert 0 < (exact - fast).abs().max() < 0.05 * exact.abs().max()
 
+    def test_tf32_rounds_within_the_forward_pass_and_not_after_it(
+        self, inception_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        protocol = Protocol.model_validate({**CLEAN.model_dump(), "name": "fast", "autocast": "tf32"})
+        with pytest.raises(InputError, match="autocast = 'tf32' needs an NVIDIA GPU"):
+            build_extractor("inception", protocol, CPU, inception_file)
+        monkeypatch.setattr(extractors, "check_precision", lambda *_: None)  # as on such a GPU
+        extractor = build_extractor("inception", protocol, CPU, inception_file)
+        forward, seen = extractor._extract, []
+
+        def note(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+            seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+            return forward(pixels)
+
+        extractor._extract = note
+        extractor(IMAGES)
+        assert set(seen) == {(True, True)}
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert not torch.backends.cudnn.allow_tf32
+
 
 class MeanColour(nn.Module):
     """A user's network: features of pixels in [0, 255]."""
