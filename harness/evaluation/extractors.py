@@ -20,7 +20,7 @@ from harness.evaluation.resize import resize_to
 from harness.files import hash_file
 from harness.imagenet import EFFICIENTNET
 from harness.precision import casting, check_precision, rounding_products
-from harness.protocol import Protocol, Resize
+from harness.protocol import Autocast, Protocol, Resize
 from harness.seeding import build_generator
 from harness.timing import timed
 
@@ -59,7 +59,8 @@ class Extractor:
         self.size = protocol.size or network.size
         self.resize: Resize = protocol.resize or network.resize
         self.resizing = f"{self.resize}, {self.size} px" if self.resize != "none" else "none"
-        self._extract, self._precision = network.extract, protocol.autocast
+        self._extract = network.extract
+        self._precision: Autocast = protocol.autocast
         generator = build_generator(0, "probe")  # noise, as of a blank image some networks make no numbers
         probe = torch.randint(0, 256, (2, 3, self.size, self.size), dtype=torch.uint8, generator=generator)
         probe = probe.to(device)
