@@ -86,7 +86,14 @@ def build_paper_table(table: PaperTable) -> HtmlTable:
         kind = "reference" if row["kind"] == "reference" else "baseline" if is_baseline(row) else ""
         variant = "" if row["kind"] == "reference" else row["variant"]
         rows.append(Row(cells, row["dataset"], variant, kind))
-    return HtmlTable(table.stem, table.caption, table.caption, columns(names, ["method"]), rows, notes_of(table.rows))
+    return HtmlTable(
+        table.stem,
+        table.caption,
+        table.caption,
+        columns(names, ["method"]),
+        rows,
+        notes_of(table.rows, table.rows["label"], published),
+    )
 
 
 def _varied(row: pd.Series, name: str) -> Cell:
