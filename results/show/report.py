@@ -16,6 +16,7 @@ from results.read.schema import SCHEMA_VERSION
 from results.show.budget_table import INTRO as BUDGETS_INTRO
 from results.show.budget_table import build_tuned_table
 from results.show.figures import Drawing, draw_all, save_figure
+from results.show.figures.page import fit_to_pages
 from results.show.report_tables import (
     build_across_table,
     build_collapse_tables,
@@ -69,9 +70,14 @@ have beyond posterior samples: the mismatch of the two. The figures of each dose
 def write_report(analysis: Analysis, output: Output, refresh: float | None = None) -> None:
     """Write figures/ and report.html. Raises: OSError.
 
-    Args: refresh: seconds after which an open page loads itself anew; None for a page that stays.
+    Args: refresh: seconds after which an open page loads itself anew; None for a page that stays, whose figures are
+        written for papers too.
     """
-    pictures = [_save(drawing, output) for drawing in draw_all(analysis.collection, analysis.frames)]
+    pictures = []
+    for drawing in draw_all(analysis.collection, analysis.frames):
+        pictures.append(_save(drawing, output))
+        for name in fit_to_pages(drawing) if refresh is None else ():
+            save_figure(drawing.figure, output.place(f"figures/{drawing.stem}-{name}.pdf"))
     write_text(output.place("report.html"), _render(analysis, pictures, refresh))
 
 

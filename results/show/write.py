@@ -23,7 +23,7 @@ from results.show.render import PAPERS, render_latex, render_markdown
 
 MANIFEST = "collection.json"
 # What a manifest may list as ours. A folder that somebody sent may have one that lists other files.
-OURS = re.compile(r"((tables|figures)/)?[A-Za-z0-9][A-Za-z0-9_.-]*\.(csv|parquet|md|tex|png|svg|html)")
+OURS = re.compile(r"((tables|figures)/)?[A-Za-z0-9][A-Za-z0-9_.-]*\.(csv|parquet|md|tex|png|svg|pdf|html)")
 
 
 class Output:

@@ -1,18 +1,25 @@
 """What a paper takes as it is: tables compiled by a real pdflatex (Debian's), and figures of its widths."""
 
+import copy
 import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from pypdf import PdfReader
 
 from aaebench import app
 from harness.commands import call
 from results.compute.analysis import Analysis, analyse
 from results.read.collect import collect
+from results.show.figures import draw_all, save_figure
+from results.show.figures.page import fit_to_pages
 from results.show.render import COLUMNS, render_latex, render_markdown
 from tests.conftest import require
 from tests.results.runs import evaluation, trained_on, write_campaign, write_run
@@ -107,6 +114,58 @@ class TestTables:
             assert sign == r"$\pm$"
             assert re.search(r"\d\.\d\d\}?$", mean)
             assert re.search(r"\d\.\d\d(\}|\\rlap\{\$\^\\dagger\$\})?$", deviation), "a mark takes no room"
+
+
+class TestFigures:
+    """The figures of a campaign at the widths of a line of LaTeX's article."""
+
+    @pytest.fixture(scope="module")
+    def saved(self, tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Figure]:
+        """The PDFs, each with its figure as it was then."""
+        root = tmp_path_factory.mktemp("figures")
+        for dataset, seeds in (("mnist", 2), ("fashion_mnist", 2)):
+            fids = {name: [40.0 - 3 * place + seed for seed in range(seeds)] for place, name in enumerate(SIX)}
+            write_campaign(root / "runs", fids, dataset=dataset, pictures=True, protocol_id=f"paper-{dataset}")
+        collection = collect(root / "runs")
+        files = {}
+        for drawing in draw_all(collection, analyse(collection).frames):
+            for name in fit_to_pages(drawing):
+                file = root / f"{drawing.stem}-{name}.pdf"
+                save_figure(drawing.figure, file)
+                files[file] = copy.deepcopy(drawing.figure)
+        assert len(files) >= 2 * 9
+        return files
+
+    def test_each_is_as_wide_as_a_line_and_brings_its_fonts(self, saved: dict[Path, Figure]) -> None:
+        for file in saved:
+            (page,) = PdfReader(file).pages
+            width = WIDTHS["twocolumn" if file.stem.endswith("-column") else ""]
+            assert float(page.mediabox.width) == pytest.approx(width * 72 / 72.27, abs=0.01)
+            resources: Any = page["/Resources"]
+            for font in resources["/Font"].values():
+                (described,) = font.get("/DescendantFonts", [font])
+                assert "/FontFile2" in described.get_object()["/FontDescriptor"], "TrueType, as publishers ask"
+
+    def test_no_text_is_cut_or_too_small_to_be_read(self, saved: dict[Path, Figure]) -> None:
+        for file, figure in saved.items():
+            used, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+            assert min(used.min) > -0.02, file.name
+            assert used.x1 < width + 0.02, file.name
+            assert used.y1 < height + 0.02, file.name
+            texts: Any = figure.findobj(Text)
+            assert min(text.get_fontsize() for text in texts) >= 7, file.name
+
+    @pytest.mark.parametrize(("options", "name"), [("", "page"), ("twocolumn", "column")])
+    def test_each_stands_in_its_line_as_it_is(
+        self, saved: dict[Path, Figure], tmp_path: Path, options: str, name: str
+    ) -> None:
+        body = [
+            f"\\begin{{figure}}\\includegraphics{{{file}}}\\caption{{A.}}\\end{{figure}}\\clearpage"
+            for file in saved
+            if file.stem.endswith(name)
+        ]
+        complaints, _ = compile_latex(tmp_path, options, "\n".join(body))
+        assert complaints == [], "neither too wide nor too high for a page"
 
 
 class TestColumns:

@@ -48,7 +48,7 @@ def draw_samples(collection: Collection) -> Iterator[Drawing]:
         line[0].set_ylabel(cell.replace(" (", "\n("), rotation=0, ha="right", va="center", fontsize=9)
     for axis, (name, _) in zip(axes[0], columns, strict=True):
         axis.set_title(name, fontsize=9)
-    yield Drawing("figure7-samples", "Fig. 7: prior samples", f"{note}, at the last evaluation.{more}", figure)
+    yield Drawing("figure7-samples", "Fig. 7: prior samples", f"{note}, at the last evaluation.{more}", figure, "keep")
     plt.close(figure)
 
 
@@ -75,7 +75,7 @@ def draw_pair(collection: Collection) -> Iterator[Drawing]:
             figure.tight_layout()
             number = figure_name[-1]
             title = f"{figure_name}: the AAE beside {other}, {name}"
-            yield Drawing(f"figure{number}-{stem}", title, f"Prior samples at epoch {epoch}.{more}", figure)
+            yield Drawing(f"figure{number}-{stem}", title, f"Prior samples at epoch {epoch}.{more}", figure, "keep")
             plt.close(figure)
 
 
