@@ -29,19 +29,21 @@ def fit_to_pages(drawing: Drawing) -> Iterator[str]:
     columns = {axis.get_subplotspec().colspan.start for axis in panels}  # pyright: ignore[reportOptionalMemberAccess]
     if drawing.panels == "turn":
         panels = sorted(panels, key=lambda axis: axis.get_subplotspec().colspan.start)  # pyright: ignore[reportOptionalMemberAccess]
-    figure.set_layout_engine("constrained")
     for name, width in WIDTHS.items():
         if drawing.panels == "keep":
             across, height = len(columns), width * proportion
         else:
             across = min(len(panels), 2 if drawing.panels == "turn" else int(width / NARROWEST))
             height = min(HIGHEST, 0.3 + 0.8 * width / across) * math.ceil(len(panels) / across)
+        figure.set_layout_engine("constrained")
         _arrange(figure, panels, across)
         figure.set_size_inches(width, min(MOST_HEIGHT, height + LINE * _move_legend(figure, width)))
         for text in figure.findobj(Text):
             text.set_fontsize(LETTERS)  # pyright: ignore[reportAttributeAccessIssue]
         for axis in panels:
             _wrap(axis, width / across)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, however often it is saved
         yield name
 
 
@@ -49,7 +51,7 @@ def _arrange(figure: Figure, panels: Sequence[Axes], across: int) -> None:
     grid = figure.add_gridspec(math.ceil(len(panels) / across), across)
     for place, axis in enumerate(panels):
         axis.set_subplotspec(grid[place // across, place % across])
-        if len(axis.get_xticks()):
+        if len(axis.get_xticks()) or len(axis.get_yticks()):
             axis.tick_params(labelbottom=True, labelleft=True)
         for line in (axis.xaxis, axis.yaxis):
             if isinstance(locator := line.get_major_locator(), MaxNLocator):
