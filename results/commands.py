@@ -1,6 +1,7 @@
 """The commands over many runs' results: `aaebench collect`, `aaebench report`, `aaebench compare`."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,9 +24,11 @@ from results.read.collect import Collection, collect
 from results.read.index import State, compute_generation, scan
 from results.read.labels import NEUTRAL, label_cells, name_setting
 from results.read.protocols import choose_protocol, describe_choice
+from results.show.render import PAPERS, require_columns
 from results.show.write import is_current, write_collection, writing
 
 SHOWN = [measure.name for measure in select(place="terminal")]
+Columns = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)]
 
 
 def collect_command(
@@ -36,6 +39,7 @@ def collect_command(
     protocol: str | None = None,
     epoch: EpochRule = "last",
     margin: float = MARGIN,
+    columns: Columns = PAPERS,
 ) -> None:
     """Collect run folders into tables, as CSV and Parquet, and the paper's Tables 1-5 as Markdown and LaTeX too.
 
@@ -55,16 +59,21 @@ def collect_command(
         The epoch that is reported of each run: last, or held-out (of the lowest FID on a second sampling seed).
     margin
         A fraction of the AAE's mean within which a variant counts as equivalent.
+    columns
+        What the tables in Markdown and LaTeX show beside the method, in this order: n, fid, inception_score, kid,
+        precision, recall, noise_share, published_fid, published_inception_score. CSV and Parquet have all.
+        [default: n fid inception_score]
     """
     require_margin(margin)
+    require_columns(columns)
     states, looks = find_runs(runs), load_looks(runs)
-    manifest = describe_request(runs, states, protocol, epoch, margin, len(looks))
+    manifest = describe_request(runs, states, protocol, epoch, margin, columns, len(looks))
     if not is_current(out, manifest):
         collection = load_collection(runs, states)
         chosen = choose_protocol(collection, protocol, required=False)
         analysis = analyse(chosen, epoch, margin, looks, every_reading=collection)
         with writing(out, manifest) as output:
-            write_collection(analysis, output)
+            write_collection(analysis, output, columns)
     print_problems(pd.read_csv(out / "problems.csv"))
     print_gap(pd.read_csv(out / "gap.csv"))
     print(out)
@@ -78,6 +87,7 @@ def report_command(
     protocol: str | None = None,
     epoch: EpochRule = "last",
     margin: float = MARGIN,
+    columns: Columns = PAPERS,
     watch: Annotated[bool, Parameter(negative="")] = False,
     every: float = 30,
 ) -> None:
@@ -97,6 +107,10 @@ def report_command(
         The epoch that is reported of each run: last, or held-out (of the lowest FID on a second sampling seed).
     margin
         A fraction of the AAE's mean within which a variant counts as equivalent.
+    columns
+        What the tables in Markdown and LaTeX show beside the method, in this order: n, fid, inception_score, kid,
+        precision, recall, noise_share, published_fid, published_inception_score. CSV and Parquet have all.
+        [default: n fid inception_score]
     watch
         Write it again whenever something has changed, until no run is queued or running; the open page follows.
     every
@@ -105,12 +119,13 @@ def report_command(
     from results.show.report import write_report  # noqa: PLC0415 (imports matplotlib)
 
     require_margin(margin)
+    require_columns(columns)
     if not every > 0:
         raise InputError(f"--every {every} is no number of seconds; 1 or more, as in --every 30")
     reported = None
     while True:
         states, looks = find_runs(runs), load_looks(runs)
-        manifest = describe_request(runs, states, protocol, epoch, margin, len(looks))
+        manifest = describe_request(runs, states, protocol, epoch, margin, columns, len(looks))
         collection = load_collection(runs, states)
         unfinished = int(collection.problems["state"].isin(["queued", "running"]).sum())
         if manifest != reported:
@@ -119,7 +134,7 @@ def report_command(
             if choice := describe_choice(chosen):
                 say(choice)
             with writing(out, manifest) as output:
-                write_collection(analysis, output)
+                write_collection(analysis, output, columns)
                 write_report(analysis, output, refresh=every if watch and unfinished else None)
             reported = manifest
             say(f"{out / 'report.html'}: {unfinished} runs to go")
@@ -146,10 +161,17 @@ def load_collection(runs: Path, states: dict[str, State] | None = None) -> Colle
 
 
 def describe_request(
-    runs: Path, states: dict[str, State], protocol: str | None, epoch: EpochRule, margin: float, looks: int
+    runs: Path,
+    states: dict[str, State],
+    protocol: str | None,
+    epoch: EpochRule,
+    margin: float,
+    columns: Sequence[str],
+    looks: int,
 ) -> dict[str, Any]:
     """What determines a collection: equal requests give equal files."""
-    chosen = {"runs": str(runs.resolve()), "protocol": protocol, "epoch": epoch, "margin": margin, "looks": looks}
+    chosen = {"runs": str(runs.resolve()), "protocol": protocol, "epoch": epoch, "margin": margin}
+    chosen |= {"columns": list(columns), "looks": looks}
     return chosen | {"generation": compute_generation(states)}
 
 

@@ -17,6 +17,22 @@ from results.read.schema import CONFIGURATION, TRAINING_COLUMNS
 
 Row = pd.Series | Mapping[str, Any]
 
+# The variants of the paper's tables in its order, and relatives, as the paper and the field write them.
+PAPER_NAMES = {
+    "aae": "AAE",
+    "latent_mapping": "latent-mapping-IAAE",
+    "n_iter": "n-iter-IAAE",
+    "kld_loss": "KLD-loss-IAAE",
+    "feature": "feature-IAAE",
+    "equal_linear": "equal-linear-IAAE",
+    "vae": "VAE",
+    "beta_vae": "beta-VAE",
+    "gan": "GAN",
+    "vae_gan": "VAE-GAN",
+    "dfc_vae": "DFC-VAE",
+    "wae_mmd": "WAE-MMD",
+}
+
 # The columns that name a setting beside data set, size and budget, and the paper's values in them (at 32 px).
 _NAMED_OTHERWISE = ("variant", "options", "dataset", "image_size", "seed")
 NEUTRAL: dict[str, Any] = {

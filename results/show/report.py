@@ -15,7 +15,9 @@ from results.compute.analysis import FILES, Analysis
 from results.read.schema import SCHEMA_VERSION
 from results.show.budget_table import INTRO as BUDGETS_INTRO
 from results.show.budget_table import build_tuned_table
+from results.show.epochs import build_grids
 from results.show.figures import Drawing, draw_all, save_figure
+from results.show.figures.page import fit_to_pages
 from results.show.report_tables import (
     build_across_table,
     build_collapse_tables,
@@ -27,6 +29,7 @@ from results.show.report_tables import (
     build_run_tables,
     build_spread_table,
     build_time_table,
+    say_once,
 )
 from results.show.sentences import describe
 from results.show.write import Output
@@ -39,12 +42,14 @@ SECTIONS = [
     ("claims", "Claims"),
     ("collapse", "Collapse"),
     ("dose", "Dose and response"),
+    ("samples", "Samples"),
     ("figures", "Figures"),
     ("runs", "Runs"),
     ("failures", "Failures"),
     ("provenance", "Provenance"),
     ("files", "Files"),
 ]
+DECIDED = ["better", "worse", "different", "equivalent"]  # verdicts; the rest of the comparisons is folded away
 BASELINE_INTRO = """
 Each variant minus the AAE of its setting: better, worse, equivalent (inside a margin, 10 % of the AAE's mean unless
 --margin says otherwise: two one-sided tests) or undecided. Tested on the measure's scale (log, logit or linear), with
@@ -70,9 +75,11 @@ have beyond posterior samples: the mismatch of the two. The figures of each dose
 def write_report(analysis: Analysis, output: Output, refresh: float | None = None) -> None:
     """Write figures/ and report.html. Raises: OSError.
 
-    Args: refresh: seconds after which an open page loads itself anew; None for a page that stays.
+    Args: refresh: seconds after which an open page loads itself anew; None for a page that stays, whose figures are
+        written for papers too.
     """
-    pictures = [_save(drawing, output) for drawing in draw_all(analysis.collection, analysis.frames)]
+    drawings = draw_all(analysis.collection, analysis.frames)
+    pictures = [_save(drawing, output, for_papers=refresh is None) for drawing in drawings]
     write_text(output.place("report.html"), _render(analysis, pictures, refresh))
 
 
@@ -85,6 +92,10 @@ def _render(analysis: Analysis, pictures: list[dict[str, Any]], refresh: float |
     claims = [
         {**row, "parts": row["evidence"].split("; ")} for row in analysis.frames["claims"].to_dict(orient="records")
     ]
+    is_decided = analysis.comparisons["verdict"].isin(DECIDED)
+    decided = build_comparison_table(analysis.comparisons[is_decided], "comparisons", "Decided")
+    undecided = build_comparison_table(analysis.comparisons[~is_decided], "comparisons-undecided", "Undecided")
+    grids, unshown_grids = build_grids(analysis.collection)
     listed = [(f"{name}.csv", f"a row for each: {meaning}") for name, (_, meaning) in FILES.items()]
     listed += [(f"tables/{table.stem}.{suffix}", "") for table in analysis.tables for suffix in ("csv", "md", "tex")]
     return template.render(
@@ -99,20 +110,23 @@ def _render(analysis: Analysis, pictures: list[dict[str, Any]], refresh: float |
         sentences=describe(analysis),
         paper_tables=[build_paper_table(table) for table in analysis.tables],
         baseline_intro=BASELINE_INTRO,
-        comparisons=build_comparison_table(analysis.comparisons),
+        decided=say_once(decided),
+        undecided=say_once(undecided),
         across=build_across_table(analysis.frames["across_datasets"]),
         spread=build_spread_table(analysis.frames["spread"]),
         budgets_intro=BUDGETS_INTRO,
-        tuned=build_tuned_table(analysis.frames["tuned"]),
+        tuned=say_once(build_tuned_table(analysis.frames["tuned"])),
         claims=claims,
         claims_tuned=(analysis.frames["claims"]["settings"] == "tuned").any(),
         several_ways=analysis.frames["claims"][["protocol", "extractor"]].drop_duplicates().shape[0] > 1,
         collapse_intro=COLLAPSE_INTRO,
-        collapse_tables=build_collapse_tables(analysis),
+        collapse_tables=[say_once(table) for table in build_collapse_tables(analysis)],
         dose_intro=DOSE_INTRO,
-        doses=build_dose_table(analysis.frames["dose_response"]),
+        grids=grids,
+        unshown_grids=unshown_grids,
+        doses=say_once(build_dose_table(analysis.frames["dose_response"])),
         figures=pictures,
-        run_tables=[*build_run_tables(analysis), *filter(None, [build_time_table(analysis)])],
+        run_tables=[say_once(table) for table in (*build_run_tables(analysis), build_time_table(analysis)) if table],
         failures=build_failure_table(analysis),
         provenance=describe_provenance(analysis),
         protocol_tables=build_protocol_tables(analysis),
@@ -152,18 +166,30 @@ def describe_provenance(analysis: Analysis) -> list[tuple[str, str]]:
     ]
 
 
-def _save(drawing: Drawing, output: Output) -> dict[str, Any]:
-    """Both files of a figure; and the picture itself as a data URI, in the smaller of two forms."""
-    png, svg = (output.place(f"figures/{drawing.stem}.{suffix}") for suffix in ("png", "svg"))
-    save_figure(drawing.figure, png)
-    save_figure(drawing.figure, svg)
-    with Image.open(png) as picture:
+def _save(drawing: Drawing, output: Output, for_papers: bool) -> dict[str, Any]:
+    """All files of a figure; and for the page the picture itself, and one for narrow screens, as a column prints it."""
+    for suffix in ("png", "svg"):
+        save_figure(drawing.figure, output.place(f"figures/{drawing.stem}.{suffix}"))
+    with Image.open(output.place(f"figures/{drawing.stem}.png")) as picture:
         image = picture.convert("RGB")
+    narrow = None
+    for name in fit_to_pages(drawing) if for_papers else ():
+        save_figure(drawing.figure, output.place(f"figures/{drawing.stem}-{name}.pdf"))
+        if name == "column":
+            buffer = io.BytesIO()
+            drawing.figure.savefig(buffer, format="png", dpi=200)
+            with Image.open(buffer) as picture:
+                narrow = _encode(picture.convert("RGB"))
+    size = {"width": image.width, "height": image.height}
+    named = {"stem": drawing.stem, "title": drawing.title, "caption": drawing.caption}
+    return {**named, "source": _encode(image), "narrow": narrow, **size}
+
+
+def _encode(image: Image.Image) -> str:
+    """A data URI, in the smaller of two forms."""
     forms = []
     for options in ({"lossless": True}, {"quality": 85}):
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", **options)
         forms.append(buffer.getvalue())
-    source = f"data:image/webp;base64,{base64.b64encode(min(forms, key=len)).decode()}"
-    size = {"width": image.width, "height": image.height}
-    return {"stem": drawing.stem, "title": drawing.title, "caption": drawing.caption, "source": source, **size}
+    return f"data:image/webp;base64,{base64.b64encode(min(forms, key=len)).decode()}"

@@ -63,6 +63,19 @@ def columns(names: Iterable[str], text: Sequence[str]) -> list[dict[str, Any]]:
     return [{"name": name, "numeric": name not in text} for name in names]
 
 
+def say_once(table: HtmlTable | None, column: str = "data set") -> HtmlTable | None:
+    """The table with a column that says the same in all of several rows moved to its caption: it is a wide one."""
+    names = [each["name"] for each in table.columns] if table else []
+    if table is None or column not in names or len(table.rows) < 2:
+        return table
+    place = names.index(column)
+    if len({row.cells[place].text for row in table.rows}) > 1:
+        return table
+    rows = [replace(row, cells=[*row.cells[:place], *row.cells[place + 1 :]]) for row in table.rows]
+    caption = f"{table.caption} All on {table.rows[0].cells[place].text}."
+    return replace(table, columns=[*table.columns[:place], *table.columns[place + 1 :]], rows=rows, caption=caption)
+
+
 def build_paper_table(table: PaperTable) -> HtmlTable:
     """One of the paper's tables: ours, then the published numbers."""
     measures = shown_columns(table.rows)
@@ -87,7 +100,14 @@ def build_paper_table(table: PaperTable) -> HtmlTable:
         kind = "reference" if row["kind"] == "reference" else "baseline" if is_baseline(row) else ""
         variant = "" if row["kind"] == "reference" else row["variant"]
         rows.append(Row(cells, row["dataset"], variant, kind))
-    return HtmlTable(table.stem, table.caption, table.caption, columns(names, ["method"]), rows, notes_of(table.rows))
+    return HtmlTable(
+        table.stem,
+        table.caption,
+        table.caption,
+        columns(names, ["method"]),
+        rows,
+        notes_of(table.rows, table.rows["label"], published),
+    )
 
 
 def _varied(row: pd.Series, name: str) -> Cell:
@@ -95,7 +115,9 @@ def _varied(row: pd.Series, name: str) -> Cell:
     return Cell(format_varied(row, name), float(row[name]) if is_number else None, "number")
 
 
-def build_comparison_table(comparisons: pd.DataFrame) -> HtmlTable | None:
+def build_comparison_table(
+    comparisons: pd.DataFrame, stem: str = "comparisons", title: str = "Against the AAE"
+) -> HtmlTable | None:
     """Every variant against the AAE; None without any."""
     table = comparisons[comparisons["measure"].isin(REPORTED)]
     if table.empty:
@@ -128,9 +150,9 @@ def build_comparison_table(comparisons: pd.DataFrame) -> HtmlTable | None:
             _more_seeds(row["more_seeds"]),
         ]
         rows.append(Row(cells, row["dataset"], row["variant"]))
-    caption = f"{len(rows)} comparisons; comparisons.csv has every measure."
+    caption = f"{title}: {len(rows)} comparisons; comparisons.csv has every measure."
     caption += f" {NOTE}" if (table["other_processes"].fillna("") != "").any() else ""
-    return HtmlTable("comparisons", "Against the AAE", caption, columns(names, text), rows[:MOST_ROWS])
+    return HtmlTable(stem, title, caption, columns(names, text), rows[:MOST_ROWS])
 
 
 def _ratio(row: pd.Series) -> str:

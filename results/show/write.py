@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from harness.lock import lock_of
 from results.compute.analysis import FILES, Analysis
 from results.compute.tables import TABLE
 from results.read.schema import SCHEMA_VERSION, Column, arrow_schema
-from results.show.render import render_latex, render_markdown
+from results.show.render import PAPERS, render_latex, render_markdown
 
 MANIFEST = "collection.json"
 # What a manifest may list as ours. A folder that somebody sent may have one that lists other files.
-OURS = re.compile(r"((tables|figures)/)?[A-Za-z0-9][A-Za-z0-9_.-]*\.(csv|parquet|md|tex|png|svg|html)")
+OURS = re.compile(r"((tables|figures)/)?[A-Za-z0-9][A-Za-z0-9_.-]*\.(csv|parquet|md|tex|png|svg|pdf|html)")
 
 
 class Output:
@@ -102,18 +102,18 @@ def _write_manifest(out: Path, manifest: dict[str, Any], names: set[str]) -> Non
     write_json(out / MANIFEST, {"schema_version": SCHEMA_VERSION, **manifest, "files": files})
 
 
-def write_collection(analysis: Analysis, output: Output) -> None:
-    """Write all tables. Raises: OSError."""
-    for name, (columns, _) in FILES.items():
+def write_collection(analysis: Analysis, output: Output, columns: Sequence[str] = PAPERS) -> None:
+    """Write all tables. Args: columns: those that Markdown and LaTeX show. Raises: OSError."""
+    for name, (schema, _) in FILES.items():
         table = analysis.collection.table if name == "runs" else analysis.frames[name]
-        write_table(table, columns, output.place(f"{name}.csv"))
+        write_table(table, schema, output.place(f"{name}.csv"))
         output.place(f"{name}.parquet")
     for table in analysis.tables:
         stem = f"tables/{table.stem}"
         write_table(table.rows, TABLE, output.place(f"{stem}.csv"))
         output.place(f"{stem}.parquet")
-        write_text(output.place(f"{stem}.md"), render_markdown(table))
-        write_text(output.place(f"{stem}.tex"), render_latex(table))
+        write_text(output.place(f"{stem}.md"), render_markdown(table, columns))
+        write_text(output.place(f"{stem}.tex"), render_latex(table, columns))
 
 
 def is_current(out: Path, manifest: dict[str, Any]) -> bool:

@@ -153,5 +153,5 @@ def write_campaign(
             name = f"{prefix}{variant}-{place}-seed{seed}"
             options = config.get("options", {"sigma": "linear"})
             folder = write_run(root, name, evaluations, variant=variant, seed=seed, **(config | {"options": options}))
-            if pictures:
-                write_picture(folder, last_epoch)
+            for epoch in evaluations if pictures else ():
+                write_picture(folder, epoch)

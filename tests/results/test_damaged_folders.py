@@ -324,7 +324,7 @@ class TestHostile:
         assert page.count("<h3>") > 10
 
     def test_latex_shows_it_and_does_not_run_it(self, out: Path) -> None:
-        text = (out / "tables" / "table-digits.tex").read_text()
+        text = (out / "tables" / "table-digits.tex").read_text().replace(r"\allowbreak{}", "")
         assert (
             r"n=\textbackslash{}input\{secret\} \$\textbackslash{}foo\$ 50\% a\_b \textasciicircum{}\textasciitilde{}"
             in text

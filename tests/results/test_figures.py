@@ -8,7 +8,9 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
+import results.show.epochs
 from results.read.collect import PAPER_ORDER, collect
+from results.show.epochs import build_grids
 from results.show.figures import Drawing, draw_all, draw_fid, draw_samples, draw_sigma, save_figure
 from tests.results.runs import evaluation, write_campaign, write_picture, write_run
 
@@ -32,6 +34,80 @@ def test_fid_over_epochs_has_a_line_per_seed_their_mean_and_a_band(tmp_path: Pat
     ends = sorted(float(np.asarray(line.get_ydata())[-1]) for line in axis.lines)
     assert ends == pytest.approx([5, 6, 6, 7, 10, 12, 12, 14])
     assert len(axis.collections) == 2, "bands"
+
+
+def test_fid_is_drawn_in_logarithms_where_it_has_some(tmp_path: Path) -> None:
+    """Before training FID is many times what it is after: on a linear axis the rest is one line at the bottom."""
+    write_campaign(tmp_path, TWO)
+    drawings = draw(tmp_path)
+    for stem in ("figure9-fid", "fid-noise-share"):
+        axis = drawings[stem].figure.axes[0]
+        assert axis.get_yscale() == "log"
+        low, high = axis.get_ylim()
+        assert 4 < low < 5
+        assert 102 < high < 130
+    write_run(tmp_path, "perfect", {0: evaluation(9), 10: evaluation(0.0)}, seed=7)
+    (drawing,) = draw_fid(collect(tmp_path))
+    assert drawing.figure.axes[0].get_yscale() == "linear", "a logarithm would hide the best there is"
+
+
+class TestSeeds:
+    """Parallel coordinates: a panel for each cell, an axis for each score, a line for each seed."""
+
+    def draw(self, root: Path) -> Drawing:
+        for seed in range(3):
+            for variant, fid in (("aae", 100.0), ("n_iter", 10.0)):
+                scores = evaluation(fid / 10**seed, 0.1 * (seed + 1)) | {"eval/recall": 0.2 + 0.1 * seed}
+                write_run(root, f"{variant}{seed}", {10: scores}, variant=variant, seed=seed)
+        return draw(root)["seeds-digits-32px"]
+
+    def test_every_seed_is_a_line_in_its_own_cells_panel_and_grey_in_the_others(self, tmp_path: Path) -> None:
+        drawing = self.draw(tmp_path)
+        assert [axis.get_title() for axis in drawing.figure.axes] == ["aae (n = 3)", "n_iter (n = 3)"]
+        for axis in drawing.figure.axes:
+            own = [line for line in axis.lines if line.get_color() not in ("0.85", "0.7")]
+            grey = [line for line in axis.lines if line.get_color() == "0.85"]
+            assert (len(own), len(grey)) == (3, 3)
+
+    def test_the_best_is_at_the_right_whichever_direction_that_is(self, tmp_path: Path) -> None:
+        drawing = self.draw(tmp_path)
+        axis = drawing.figure.axes[1]
+        assert [label.get_text() for label in axis.get_yticklabels()] == ["FID", "recall", "noise share"]
+        places = np.array([line.get_xdata() for line in axis.lines if line.get_color() not in ("0.85", "0.7")], float)
+        assert places[:, 0] == pytest.approx([1 / 3, 2 / 3, 1]), "FID 10, 1, 0.1 of 100 to 0.1"
+        assert places[:, 1] == pytest.approx([0, 0.5, 1])
+        assert "FID 100.00 to 0.10, recall 0.200 to 0.400, noise share 0.010 to 0.090." in drawing.caption
+
+    def test_a_single_seed_has_none(self, tmp_path: Path) -> None:
+        write_campaign(tmp_path, {"aae": [3.0], "n_iter": [4.0]})
+        assert not [stem for stem in draw(tmp_path) if stem.startswith("seeds")]
+
+
+class TestGridsOverEpochs:
+    """What the report's sliders show."""
+
+    def test_have_every_cell_at_every_epoch(self, tmp_path: Path) -> None:
+        write_campaign(tmp_path, TWO, pictures=True)
+        (grids,), more = build_grids(collect(tmp_path))
+        assert (grids.epochs, more) == ([0, 5, 10], "")
+        assert [cell for cell, _ in grids.frames] == ["aae", "n_iter"]
+        assert all(str(frame).startswith("data:image/webp") for _, frames in grids.frames for frame in frames)
+        first, last = grids.frames[0][1][0], grids.frames[0][1][2]
+        assert first != last
+
+    def test_say_where_a_picture_is_missing_or_damaged(self, tmp_path: Path) -> None:
+        write_campaign(tmp_path, TWO, pictures=True)
+        samples = tmp_path / "aae-digits-32-seed0" / "samples"
+        (samples / "epoch-000000.png").write_bytes(b"not a picture")
+        (samples / "epoch-000005.png").unlink()
+        ((grids,), _) = build_grids(collect(tmp_path))
+        assert [frame is None for frame in grids.frames[0][1]] == [True, True, False]
+
+    def test_are_thinned_evenly_where_there_are_too_many(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_campaign(tmp_path, TWO, pictures=True)
+        monkeypatch.setattr(results.show.epochs, "MOST_FRAMES", 4)
+        ((grids,), _) = build_grids(collect(tmp_path))
+        assert grids.epochs == [0, 10], "the first and the last stay"
 
 
 def test_one_seed_has_no_band(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ class TestSettingsThatDifferInOneField:
         assert lines[2].startswith("| method | learning_rate | n |")
         shown = [line.split("|")[1:3] for line in lines[4:10]]
         assert [[cell.strip(" <u>/") for cell in pair] for pair in shown] == [
-            [name, rate] for rate in ("0.0001", "0.001", "0.003") for name in ("aae", "n_iter")
+            [name, rate] for rate in ("0.0001", "0.001", "0.003") for name in ("AAE", "n-iter-IAAE")
         ]
         html = build_paper_table(table)
         assert [column["name"] for column in html.columns][:3] == ["method", "learning_rate", "px"]

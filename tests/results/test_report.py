@@ -9,14 +9,17 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
+from pypdf import PdfReader
 
 import results.show.report
 from aaebench import app
@@ -26,6 +29,7 @@ from harness.record import RunFolder, find_run_folders
 from results.compute.analysis import Analysis, analyse
 from results.read.collect import collect
 from results.read.protocols import choose_protocol
+from results.show.report_tables import Cell, HtmlTable, Row, columns, say_once
 from results.show.write import load_runs, write_collection, writing
 from tests.conftest import require
 from tests.results.runs import evaluation, score_again, write_campaign, write_evaluation, write_run
@@ -131,6 +135,51 @@ def test_every_cell_stands_under_its_header(reader: Reader) -> None:
     assert difference == pytest.approx([a - b for a, b in zip(own, baseline, strict=True)], abs=0.011)
 
 
+def test_what_is_undecided_is_folded_away_and_the_keyboard_unfolds_it(reader: Reader) -> None:
+    def verdicts(table: str) -> set[str]:
+        headers = [header.strip() for header in reader.page.locator(f"#{table} th").all_inner_texts()]
+        return set(reader.column(table, headers.index("verdict") + 1))
+
+    assert "undecided" not in verdicts("comparisons")
+    folded = reader.page.locator("details.fold")
+    assert folded.locator("table").is_visible() is False
+    folded.locator("summary").focus()
+    reader.page.keyboard.press("Enter")
+    assert verdicts("comparisons-undecided") == {"undecided"}
+    assert "Undecided:" in folded.locator("summary").inner_text()
+
+
+def test_a_slider_moves_the_samples_of_every_cell_together_by_keyboard_too(reader: Reader) -> None:
+    grids = reader.page.locator(".grids").first
+    slider, images = grids.locator("input[type=range]"), grids.locator("img:visible")
+
+    def shown() -> set[str]:
+        return {str(image.get_attribute("alt")).rpartition(" ")[2] for image in images.all()}
+
+    assert shown() == {"10"}, "the last epoch, before anybody moves it and without scripts"
+    slider.focus()
+    reader.page.keyboard.press("ArrowLeft")
+    assert shown() == {"5"}
+    reader.page.keyboard.press("Home")
+    assert shown() == {"0"}
+    assert images.count() == len(SIX)
+    assert grids.locator("output").inner_text() == "0"
+    assert slider.get_attribute("aria-valuetext") == "epoch 0"
+    tops = {round(image.bounding_box()["y"]) for image in images.all()[:3]}  # pyright: ignore[reportOptionalSubscript]
+    assert len(tops) == 1, "side by side"
+
+
+def test_what_all_rows_have_in_common_is_said_once(written: Path, reader: Reader) -> None:
+    table = HtmlTable("x", "X", "Two.", columns(["variant", "data set"], []), [])
+    rows = [Row([Cell(variant), Cell("digits 32 px")]) for variant in ("aae", "n_iter")]
+    said = say_once(replace(table, rows=rows))
+    assert said is not None
+    assert [column["name"] for column in said.columns] == ["variant"]
+    assert [[cell.text for cell in row.cells] for row in said.rows] == [["aae"], ["n_iter"]]
+    assert said.caption == "Two. All on digits 32 px."
+    assert "data set" in reader.page.locator("#all-runs thead").inner_text(), "two of them here"
+
+
 def test_text_columns_sort_as_text(reader: Reader) -> None:
     reader.page.locator("#all-runs th").first.locator("button").click()
     names = reader.column("all-runs", 1)
@@ -208,6 +257,52 @@ def test_it_fits_wide_and_narrow_screens_light_and_dark(
     assert switched < 80 if scheme == "light" else switched > 200
     assert reader.said == []
     reader.context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")])
+def test_axe_finds_nothing_that_keeps_screen_readers_or_the_keyboard_out(
+    browser: Browser, written: Path, width: int, scheme: str
+) -> None:
+    reader = Reader(browser, written / "report.html", width, scheme)
+    reader.page.evaluate("for (const folded of document.querySelectorAll('details')) folded.open = true")
+    found = Axe().run(reader.page).response
+    reader.context.close()
+    assert len(found["passes"]) > 20, "it has looked"
+    serious = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
+    assert [(each["id"], each["nodes"][0]["html"]) for each in serious] == []
+
+
+def test_narrow_screens_have_figures_whose_letters_can_be_read(browser: Browser, written: Path) -> None:
+    sources = {}
+    for width in (390, 1280):
+        reader = Reader(browser, written / "report.html", width)
+        image = reader.page.locator("figure.picture img").first
+        sources[width] = image.evaluate("image => image.currentSrc")
+        shown = image.evaluate("image => image.clientWidth / image.naturalWidth")
+        assert image.evaluate("image => image.clientWidth") <= width
+        if width == 390:
+            pixels = 7 / 72 * 200  # the letters' height in the picture
+            assert shown * pixels > 9
+        reader.context.close()
+    assert sources[390] != sources[1280]
+
+
+def test_it_prints_to_a_pdf_with_nothing_cut_off_or_folded_away(
+    browser: Browser, written: Path, tmp_path: Path
+) -> None:
+    reader = Reader(browser, written / "report.html", 1032, "dark")  # A4 across, less its margins, is 1032 px wide
+    reader.page.emulate_media(media="print")
+    overflowing = "[...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth).length"
+    assert reader.page.evaluate(overflowing) == 0
+    assert reader.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    reader.page.emulate_media()
+    reader.page.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
+    reader.context.close()
+    pages = [" ".join(page.extract_text().split()) for page in PdfReader(tmp_path / "report.pdf").pages]
+    assert "equal_linear has the lowest FID, 26.00" in pages[0]
+    text = " ".join(pages)
+    assert text.count("undecided") > 10, "unfolded"
+    assert "equal_linear-mnist-32-seed2" in text.replace(" ", ""), "the last column of the widest table"
 
 
 def test_the_keyboard_reaches_the_filters_the_tables_and_the_headers(reader: Reader) -> None:

@@ -12,6 +12,7 @@ from results.show.figures.dose import draw_dose
 from results.show.figures.forest import draw_forest
 from results.show.figures.options import draw_option_curves
 from results.show.figures.samples import draw_pair, draw_samples
+from results.show.figures.seeds import draw_seeds
 from results.show.figures.style import Drawing, save_figure
 
 __all__ = ["Drawing", "draw_all", "draw_fid", "draw_samples", "draw_sigma", "save_figure"]
@@ -32,6 +33,7 @@ def draw_all(collection: Collection, frames: Mapping[str, pd.DataFrame] | None =
     yield from draw_fid(collection, odd)
     yield from draw_sigma(collection, odd)
     for draw in (
+        draw_seeds,
         draw_samples,
         draw_pair,
         draw_posterior,

@@ -27,9 +27,12 @@ BANDS = "Thin lines: seeds; markers: their mean; bands: its 95 % interval, of th
 
 
 def draw_fid(collection: Collection, odd: Container[str] = ()) -> Iterator[Drawing]:
-    """FID over epochs, a panel per setting (the paper's Fig. 9); runs that are `odd` are marked."""
+    """FID over epochs, a panel per setting (the paper's Fig. 9); runs that are `odd` are marked.
+
+    Its axis is logarithmic: an untrained decoder's FID is many times what training is about.
+    """
     title = "Fig. 9: FID over training"
-    yield from _draw_measure(collection, "fid", "FID of prior samples", "figure9-fid", title, odd=odd)
+    yield from _draw_measure(collection, "fid", "FID of prior samples", "figure9-fid", title, odd=odd, logarithmic=True)
 
 
 def draw_sigma(collection: Collection, odd: Container[str] = ()) -> Iterator[Drawing]:
@@ -46,6 +49,7 @@ def _draw_measure(
     title: str,
     prior: float | None = None,
     odd: Container[str] = (),
+    logarithmic: bool = False,
 ) -> Iterator[Drawing]:
     rows = evaluations(collection)
     settings, more = split_settings(rows[rows[measure].notna()])
@@ -55,7 +59,7 @@ def _draw_measure(
     figure, axes = build_panels(len(settings))
     used = []
     for axis, (name, _, group) in zip(axes, settings, strict=True):
-        plot_seeds(axis, group, measure, styles)
+        plot_seeds(axis, group, measure, styles, logarithmic)
         marked = group[[run_id in odd for run_id in group["run_id"]]].drop_duplicates("run_id", keep="last")
         if len(marked):
             axis.plot(marked["epoch"], marked[measure].astype(float), "o", **RING, label=ODD)

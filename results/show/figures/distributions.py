@@ -19,6 +19,7 @@ from results.show.figures.style import (
     count_epochs,
     evaluations,
     note_undrawable,
+    show_seeds,
     split_settings,
     style_of,
 )
@@ -59,7 +60,7 @@ def draw_posterior(collection: Collection) -> Iterator[Drawing]:
             )
             caption += f" Not drawn: {left_out} histograms of other bins, or of none." if left_out else ""
             caption += more
-            yield Drawing(f"figure10-{stem}", f"Fig. 10: mu and sigma over training, {name}", caption, figure)
+            yield Drawing(f"figure10-{stem}", f"Fig. 10: mu and sigma over training, {name}", caption, figure, "turn")
         plt.close(figure)
 
 
@@ -123,6 +124,7 @@ def draw_fid_against_noise_share(collection: Collection) -> Iterator[Drawing]:
         axis.axvspan(0, 0.05, color="0.85", zorder=0)
         axis.annotate("variance\ncollapse", (0.005, 0.98), xycoords=("data", "axes fraction"), va="top", fontsize=7)
         axis.set(xlabel="noise share of the codes", ylabel="FID of prior samples", xlim=(0, 1))
+        show_seeds(axis, group["fid"], logarithmic=True)
         axis.set_title(name.replace(" (", "\n("))
         used.append(axis)
     add_legend(figure, used)

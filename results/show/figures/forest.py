@@ -35,7 +35,7 @@ def draw_forest(comparisons: pd.DataFrame, across: pd.DataFrame) -> Iterator[Dra
         figure.tight_layout()
         named = label_setting(campaign.iloc[0])
         title = "FID over all data sets" + (f" ({named})" if named else "")
-        yield Drawing(f"forest-fid-{number}" if number > 1 else "forest-fid", title, CAPTION, figure)
+        yield Drawing(f"forest-fid-{number}" if number > 1 else "forest-fid", title, CAPTION, figure, "keep")
         plt.close(figure)
 
 

@@ -21,7 +21,7 @@ SHAPE = (3, 8)  # rows and columns shown of it
 
 def draw_samples(collection: Collection) -> Iterator[Drawing]:
     """Variants down (the paper's Fig. 7); across the data sets, or the seeds where there is one setting."""
-    rows = _pictured(collection)
+    rows = find_pictures(collection)
     if rows.empty:
         return
     settings, more = split_settings(rows)
@@ -31,7 +31,7 @@ def draw_samples(collection: Collection) -> Iterator[Drawing]:
         shape, note = SHAPE, f"{name}: every seed"
     else:
         titles = [name.replace(", ", "\n").replace(" (", "\n(") for name, _, _ in settings]
-        columns = [(title, _first_seed(group)) for title, (_, _, group) in zip(titles, settings, strict=True)]
+        columns = [(title, first_seed(group)) for title, (_, _, group) in zip(titles, settings, strict=True)]
         shape, note = (4, 4), "The first seed of each; the report's tables count all"
     cells = [cell for cell in rows["cell"].unique() if any((group["cell"] == cell).any() for _, group in columns)]
     width, height = 0.42 * shape[1] + 0.1, 0.42 * shape[0] + 0.1
@@ -48,13 +48,13 @@ def draw_samples(collection: Collection) -> Iterator[Drawing]:
         line[0].set_ylabel(cell.replace(" (", "\n("), rotation=0, ha="right", va="center", fontsize=9)
     for axis, (name, _) in zip(axes[0], columns, strict=True):
         axis.set_title(name, fontsize=9)
-    yield Drawing("figure7-samples", "Fig. 7: prior samples", f"{note}, at the last evaluation.{more}", figure)
+    yield Drawing("figure7-samples", "Fig. 7: prior samples", f"{note}, at the last evaluation.{more}", figure, "keep")
     plt.close(figure)
 
 
 def draw_pair(collection: Collection) -> Iterator[Drawing]:
     """The AAE beside VAE-GAN (Fig. 4), and at 64 px beside n-iter (Fig. 8), at the last epoch that both evaluated."""
-    rows = _pictured(collection, last=False)
+    rows = find_pictures(collection, last=False)
     for figure_name, other, sizes in (("Fig. 4", "vae_gan", None), ("Fig. 8", "n_iter", [64])):
         chosen = rows[rows["variant"].isin([BASELINE, other])]
         chosen = chosen if sizes is None else chosen[chosen["image_size"].isin(sizes)]
@@ -69,17 +69,17 @@ def draw_pair(collection: Collection) -> Iterator[Drawing]:
             shown = group[group["epoch"] == epoch]
             figure, axes = plt.subplots(1, 2, figsize=(7.4, 4.1))
             for axis, variant in zip(axes, (BASELINE, other), strict=True):
-                pictured = _first_seed(shown[shown["variant"] == variant])
+                pictured = first_seed(shown[shown["variant"] == variant])
                 _show(axis, collection, pictured, (GRID, GRID))
                 axis.set_title(f"{pictured['cell'].iloc[0]}, seed {pictured['seed'].iloc[0]}", fontsize=9)
             figure.tight_layout()
             number = figure_name[-1]
             title = f"{figure_name}: the AAE beside {other}, {name}"
-            yield Drawing(f"figure{number}-{stem}", title, f"Prior samples at epoch {epoch}.{more}", figure)
+            yield Drawing(f"figure{number}-{stem}", title, f"Prior samples at epoch {epoch}.{more}", figure, "keep")
             plt.close(figure)
 
 
-def _pictured(collection: Collection, last: bool = True) -> pd.DataFrame:
+def find_pictures(collection: Collection, last: bool = True) -> pd.DataFrame:
     """Evaluations of finished runs whose picture lies in the run's folder; the last of each, or all."""
     rows = evaluations(collection)
     rows = rows[rows["state"] == "done"]
@@ -93,12 +93,13 @@ def _pictured(collection: Collection, last: bool = True) -> pd.DataFrame:
     return rows[[file.is_file() for file in files]] if len(rows) else rows
 
 
-def _first_seed(rows: pd.DataFrame) -> pd.DataFrame:
+def first_seed(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each cell's first seed."""
     keys = [name for name in SETTING if name != "sampler"]
     return rows[rows["seed"] == rows.groupby([*keys, "cell"], dropna=False)["seed"].transform("min")]
 
 
-def _read_picture(file: str) -> np.ndarray:
+def read_picture(file: str) -> np.ndarray:
     """(H, W, 3) uint8. Raises: ValueError before its pixels are read if they are no grid of images; others as PIL."""
     with Image.open(file) as image:
         width, height = image.size
@@ -117,7 +118,7 @@ def _show(axis: Axes, collection: Collection, rows: pd.DataFrame, shape: Sequenc
         )
         return
     try:
-        picture = _read_picture(rows["picture"].iloc[0])
+        picture = read_picture(rows["picture"].iloc[0])
     except Exception as error:  # what a damaged picture raises is open-ended, and none may stop the report
         text = printable(f"damaged picture\n{error}", lines=True)[:60]
         axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, transform=axis.transAxes)

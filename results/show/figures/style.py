@@ -34,6 +34,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlesize": 10,
     "legend.frameon": False,
     "svg.hashsalt": "aaebench",  # the same figure is the same file
+    "pdf.fonttype": 42,  # TrueType, embedded: what publishers take
     "text.parse_math": False,  # names and options are text, dollar signs and all
 }
 mpl.rcParams.update(STYLE)
@@ -41,12 +42,16 @@ mpl.rcParams.update(STYLE)
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, the stem of its files, its title, and what it shows in a sentence or two."""
+    """A figure, the stem of its files, its title, and what it shows in a sentence or two.
+
+    Args: panels: how a narrower page may arrange them: in other rows (`wrap`), as columns of rows (`turn`), or not.
+    """
 
     stem: str
     title: str
     caption: str
     figure: Figure
+    panels: Literal["wrap", "turn", "keep"] = "wrap"
 
 
 def evaluations(collection: Collection) -> pd.DataFrame:
@@ -119,8 +124,10 @@ def build_panels(n: int, width: float = 4.6, height: float = 3.4) -> tuple[Figur
     return figure, iter(axes.flat[:n])
 
 
-def plot_seeds(axis: Axes, rows: pd.DataFrame, measure: str, styles: dict[str, dict[str, Any]]) -> None:
-    """Over epochs: a thin line per seed, their mean with markers, its 95 % interval as a band where there are two."""
+def plot_seeds(
+    axis: Axes, rows: pd.DataFrame, measure: str, styles: dict[str, dict[str, Any]], logarithmic: bool = False
+) -> None:
+    """Over epochs: a thin line per seed, their mean with markers, its 95 % interval as a band where there are three."""
     rows = rows.dropna(subset=[measure])
     for cell, group in rows.groupby("cell", sort=False):
         style = styles[str(cell)]
@@ -137,14 +144,21 @@ def plot_seeds(axis: Axes, rows: pd.DataFrame, measure: str, styles: dict[str, d
         epochs = mean.index.to_numpy()[known]
         low, high = mean.to_numpy()[known] - half[known], mean.to_numpy()[known] + half[known]
         axis.fill_between(epochs, low, high, color=style["color"], alpha=0.13, linewidth=0)
-    show_seeds(axis, rows[measure])
+    show_seeds(axis, rows[measure], logarithmic)
     count_epochs(axis)
 
 
-def show_seeds(axis: Axes, values: pd.Series) -> None:
-    """Limits at the seeds' own values: the interval of two may be wider than all there is to see."""
+def show_seeds(axis: Axes, values: pd.Series, logarithmic: bool = False) -> None:
+    """Limits at the seeds' own values: the interval of two may be wider than all there is to see.
+
+    Args: logarithmic: the axis, unless there is a value of 0 or less, of which it could show nothing.
+    """
     numbers = values.astype(float)
-    if len(numbers):
+    if logarithmic and len(numbers) and numbers.min() > 0:
+        use_logarithms(axis, "y")
+        margin = (numbers.max() / numbers.min()) ** 0.06 if numbers.max() > numbers.min() else 1.06
+        axis.set_ylim(numbers.min() / margin, numbers.max() * margin)
+    elif len(numbers):
         margin = 0.06 * (numbers.max() - numbers.min() or abs(numbers.max()) or 1)
         axis.set_ylim(numbers.min() - margin, numbers.max() + margin)
 
@@ -173,7 +187,12 @@ def add_legend(figure: Figure, axes: list[Axes]) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write it in the format of the file's suffix (PNG, SVG), atomically. Raises: OSError."""
-    options: dict[str, Any] = {"dpi": 130} if path.suffix == ".png" else {"metadata": {"Date": None}, "dpi": 130}
+    """Write it in the format of the file's suffix, atomically; a PDF has exactly the figure's size. Raises: OSError."""
+    around: dict[str, Any] = {"dpi": 130, "bbox_inches": "tight", "pad_inches": 0.08}
+    options = {
+        ".png": around,
+        ".svg": around | {"metadata": {"Date": None}},
+        ".pdf": {"dpi": 300, "metadata": {"CreationDate": None}},
+    }[path.suffix]
     with replacing_file(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], bbox_inches="tight", pad_inches=0.08, **options)
+        figure.savefig(temporary, format=path.suffix[1:], **options)

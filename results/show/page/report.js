@@ -55,6 +55,19 @@
     root.dataset.theme = dark ? "light" : "dark";
     remember("theme", root.dataset.theme);
   });
+  // A slider shows the frame of its epoch in every cell of its setting.
+  for (const slider of all(".grids input")) {
+    const epochs = slider.dataset.epochs.split(" ");
+    slider.addEventListener("input", () => {
+      const place = Number(slider.value);
+      slider.setAttribute("aria-valuetext", `epoch ${epochs[place]}`);
+      slider.parentElement.querySelector("output").textContent = epochs[place];
+      for (const cell of all(".cell", slider.closest(".grids"))) all("img, p", cell).forEach((frame, number) => { frame.hidden = number !== place; });
+    });
+  }
+  // What is folded away is printed all the same.
+  addEventListener("beforeprint", () => { for (const folded of all("details:not([open])")) { folded.open = true; folded.dataset.folded = ""; } });
+  addEventListener("afterprint", () => { for (const folded of all("details[data-folded]")) { folded.open = false; delete folded.dataset.folded; } });
   if (recall("theme")) document.documentElement.dataset.theme = recall("theme");
   for (const [name, value] of new URLSearchParams(recall("filter"))) if (fields[name]) fields[name].value = value;
   filter();
