@@ -52,11 +52,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in list_files():
         (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / "source" / name)
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(folder / "source")]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stdout + built.stderr
-    (path,) = folder.glob("*.whl")
-    return path
+    return build(folder / "source", folder)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +68,14 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     return Installed(folder, packages)
 
 
+def build(source: Path, to: Path, *options: str) -> Path:
+    command = [sys.executable, "-m", "build", "--no-isolation", *options, "--outdir", str(to), str(source)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = to.glob("*.whl")
+    return path
+
+
 def list_files() -> list[str]:
     listing = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split("\0")
@@ -82,6 +86,29 @@ def test_it_has_every_file_of_the_packages(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert inside == {"aaebench.py", *(name for name in list_files() if name.startswith(PACKAGES))}
+
+
+@pytest.mark.parametrize("recipe", ["Dockerfile", "aaebench.def"])
+def test_what_an_image_copies_makes_the_same_wheel(recipe: str, wheel: Path, tmp_path: Path) -> None:
+    """All that can be tried of an image where there is neither Docker nor Apptainer."""
+    text = (ROOT / "containers" / recipe).read_text()
+    copied = re.findall(r"^(?:COPY|   ) *(.+?) /opt/source(?:/\S*)?$", text, re.MULTILINE)
+    for name in (name for names in copied for name in names.split()):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif name != "/opt/source/install.sh":
+            shutil.copy(ROOT / name, tmp_path)
+    with zipfile.ZipFile(build(tmp_path, tmp_path / "dist", "--wheel")) as ours, zipfile.ZipFile(wheel) as whole:
+        assert set(ours.namelist()) == set(whole.namelist())
+
+
+def test_both_images_are_of_one_base_and_installed_by_one_script() -> None:
+    docker, apptainer = ((ROOT / "containers" / name).read_text() for name in ("Dockerfile", "aaebench.def"))
+    bases = [re.findall(r"^(?:FROM|From:) (nvidia/cuda:.+)$", text, re.MULTILINE) for text in (docker, apptainer)]
+    assert bases[0] == bases[1]
+    assert len(bases[0]) == 1
+    assert all("/opt/source/install.sh /opt/source\n" in text for text in (docker, apptainer))
+    subprocess.run(["sh", "-n", str(ROOT / "containers" / "install.sh")], check=True)
 
 
 def test_its_version_is_the_codes(wheel: Path, installed: Installed) -> None:

@@ -119,6 +119,10 @@ PROBLEMS = _columns("""
 """)
 PROVENANCE = _columns("""
     run_id | string | the run
+    sweep | string | of its configuration, as the next three: cost by sweep and cell
+    variant | string | what was trained
+    dataset | string | on what
+    image_size | integer | pixels
     state | string | queued, running, done, failed
     started | string | first launch, UTC, ISO 8601
     updated | string | last change of its status, UTC
@@ -135,6 +139,7 @@ PROVENANCE = _columns("""
     training_hours | number | wall-clock hours of training, from its records
     evaluation_hours | number | wall-clock hours of evaluation
     gpu_hours | number | the two together, times the processes; 0 on a CPU
+    energy_kwh | number | of the GPUs, by NVML, while it was launched; empty: a CPU, a shared GPU, or not recorded
 """)
 PROTOCOLS = _columns("""
     protocol_id | string | the id
