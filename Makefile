@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check docs bench gpu chaos calibrate clean
+.PHONY: install demo test check docs dist bench gpu chaos calibrate clean
 
 install: .venv/installed
 
@@ -30,6 +30,10 @@ docs: install
 	$(BIN)/python docs/tools/floors.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
+# dist/: the source distribution, and the wheel that is built from it.
+dist: install
+	$(BIN)/python -m build
+
 bench: install
 	$(BIN)/python -m pytest tests/benchmarks -s --override-ini=addopts=
 
@@ -47,4 +51,4 @@ calibrate: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.calibration.run
 
 clean:
-	rm -rf .venv build *.egg-info demo site
+	rm -rf .venv build dist *.egg-info demo site

@@ -3,7 +3,7 @@
 import sys
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -87,6 +87,27 @@ sweep.command("results.extend:extend_command", name="extend", help="Write a swee
 sweep.command("slurm.commands:logs", name="logs", help="Print the logs of a run.")
 app.command(sweep)
 app.command("slurm.commands:doctor", name="doctor", help="Check what makes jobs fail at night.")
+new = App(name="new", help="Write a first version of your own.")
+new.command("harness.new:variant", name="variant", help="Write a variant of your own, with comments, and its test.")
+app.command(new)
+
+
+@app.command
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Print a script that completes commands, options and files in this shell.
+
+    bash: aaebench completion bash > ~/.local/share/bash-completion/completions/aaebench
+
+    zsh: aaebench completion zsh > FOLDER/_cyclopts_aaebench, where FOLDER is one of $fpath
+
+    fish: aaebench completion fish > ~/.config/fish/completions/aaebench.fish
+
+    Parameters
+    ----------
+    shell
+        bash, zsh or fish.
+    """
+    print(app.generate_completion(shell=shell))
 
 
 @app.command

@@ -23,6 +23,7 @@ from harness.files import appending, make_folder, remove_leftovers, write_json, 
 
 State = Literal["queued", "running", "done", "failed"]
 Record = dict[str, Any]
+LASTING = ("epoch", "epochs", "interruptions", "energy_kwh")  # what a status hands on to the next one
 RECORD_VERSION = 2  # of the files of a run folder, in environment.json: raised when readers would misunderstand them
 
 

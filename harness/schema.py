@@ -125,6 +125,7 @@ class Status(_File):
     epoch: Count = 0
     epochs: Count = 0
     interruptions: Count = 0
+    energy_kwh: float | None = None  # of the GPUs, in all launches; absent where one could not tell
     updated: Seconds = 0
 
 

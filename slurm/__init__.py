@@ -6,7 +6,7 @@ submit    to SLURM's queue (cluster asks it)      local     or to this machine, 
           a submission: its folder, and in it     snapshot  a copy of the code
 job       the supervisor inside a SLURM job       process   runs as processes, some at a time
 status    how far a sweep is                      overview  what a person sees of all this
-evaluations  finished runs scored again in jobs
+evaluations  finished runs scored again in jobs           report    of what a sweep has trained
 doctor    what would make jobs fail               commands  aaebench sweep, doctor, evaluate
 """
 

@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from submitit.helpers import clean_env
 
 from harness.errors import InputError
-from slurm.request import SlurmOptions, build_flags, build_setup
+from slurm.request import SlurmOptions, build_flags, build_python, build_setup
 
 NEVER_STARTED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 ALIVE = {*NEVER_STARTED, "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
@@ -118,19 +117,28 @@ def _read_setting(name: str, default: int) -> int:
     return int(found[1]) if found else default
 
 
-def run_in_job(options: SlurmOptions, module: str, *arguments: str, text: str = "", one_task: bool = False) -> str:
+def run_in_job(
+    options: SlurmOptions,
+    module: str,
+    *arguments: str,
+    text: str = "",
+    one_task: bool = False,
+    folders: Collection[Path] = (),
+) -> str:
     """What `python -m <module>` prints in a job with the sweep's options, in all tasks of a run or in one; waited for.
 
+    Args: folders: what it reads and writes, which a container must show.
     Raises: InputError with SLURM's or the module's own last words if it fails.
     """
     flags = [
         f"--{name}" if value is True else f"--{name}={value}"
         for name, value in build_flags(options, one_task=one_task).items()
     ]
+    code = Path(__file__).parent.parent
     lines = [
-        *build_setup(options, Path(__file__).parent.parent),
+        *build_setup(options, code),
         'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"',
-        f"exec {shlex.join([sys.executable, '-m', module, *arguments])}",
+        f"exec {shlex.join([*build_python(options, {code, *folders}), '-m', module, *arguments])}",
     ]
     command = ["srun", "--quiet", *flags, "/bin/bash", "-c", "\n".join(lines)]
     with outside_of_jobs():

@@ -60,6 +60,7 @@ def submit(
     limit: Annotated[int | None, Parameter(show_default=False)] = None,
     dry_run: Switch = False,
     changed: Switch = False,
+    wait: Switch = False,
 ) -> None:
     """Submit a sweep: what is done or under way is left, what was interrupted is resumed; prints OUT.
 
@@ -82,6 +83,8 @@ def submit(
         Only show the plan.
     changed
         Submit although the file's runs are others than when it was submitted before.
+    wait
+        Return when all of the sweep's jobs have ended; exit status 1 if runs are not done then. (local always waits)
     """
     from slurm.submit import choose_executor, show_plan, submit_sweep
 
@@ -89,7 +92,7 @@ def submit(
     if dry_run:
         show_plan(loaded, out, chosen)
     else:
-        submit_sweep(loaded, out, chosen, at_once, changed=changed, limit=limit)
+        submit_sweep(loaded, out, chosen, at_once, changed=changed, limit=limit, wait=wait)
 
 
 def retry(

@@ -348,7 +348,7 @@ def check_job(options: SlurmOptions, out: Path, sweep: str) -> Iterator[CheckRes
         with FileLock(shared / SHARED_LOCK):
             arguments = ("inside", str(out.absolute()), str(shared), str(options.gpus_per_node), sweep)
             try:
-                printed = run_in_job(options, "slurm.doctor", *arguments)
+                printed = run_in_job(options, "slurm.doctor", *arguments, folders=[parent, cache_folder()])
             except InputError as error:
                 yield CheckResult("problem", "job", str(error), "mend what it says; see the slurm block of the sweep")
                 return

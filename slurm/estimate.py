@@ -15,6 +15,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from harness.config import RunConfig, build_config
+from harness.data.cache import cache_folder
 from harness.errors import CommandError, InputError
 from harness.files import make_folder, write_json
 from harness.record import RunFolder, find_run_folders
@@ -114,7 +115,13 @@ def probe_kinds(sweep: "Sweep", out: Path, through_slurm: bool) -> None:
     asked = {"folder": str(sweep.folder), "runs": [config.model_dump(mode="json") for config in examples.values()]}
     with console.status(f"probing {len(examples)} kinds of runs"):
         if through_slurm:
-            printed = run_in_job(sweep.slurm, "slurm.estimate", text=json.dumps(asked), one_task=True)
+            printed = run_in_job(
+                sweep.slurm,
+                "slurm.estimate",
+                text=json.dumps(asked),
+                one_task=True,
+                folders=[cache_folder(), sweep.folder],
+            )
         else:
             command = [sys.executable, "-m", "slurm.estimate"]
             answer = subprocess.run(command, input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=False)

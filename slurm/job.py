@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from submitit.core.job_environment import JobEnvironment
 from submitit.core.utils import DelayedSubmission
 
 from harness.errors import InputError, Interrupted, RunsFailedError
-from harness.record import RunFolder
+from harness.record import LASTING, RunFolder
 from slurm.process import POLL_SECONDS, Peers, PlannedRun, RunQueue, choose_port, read_status, record_failure
 
 FRUITLESS_LAUNCHES = 5
@@ -31,7 +32,8 @@ class Job:
     """The runs of one job. submitit pickles it, calls it in every task, and asks it for its `checkpoint` to requeue.
 
     Args: world_size: processes per run; at_once: runs at a time, if that is 1; save_seconds: how long runs may take to
-        save themselves; fruitless: launches in a row, by run, that were interrupted before anything was saved.
+        save themselves; python: the words that start Python for a run; fruitless: launches in a row, by run, that were
+        interrupted before anything was saved.
     """
 
     runs: list[PlannedRun]
@@ -40,6 +42,7 @@ class Job:
     world_size: int
     at_once: int
     save_seconds: float
+    python: list[str] = field(default_factory=lambda: [sys.executable])
     fruitless: dict[str, int] = field(default_factory=dict)
 
     def __call__(self) -> None:
@@ -51,7 +54,13 @@ class Job:
         peers = self._build_peers(environment) if self.world_size > 1 else None
         before = {run.run_id: _newest_checkpoint(self.out / run.run_id) for run in self.runs}
         queue = RunQueue(
-            self.runs, self.out, self.at_once, self._build_environment(environment), environment.global_rank, peers
+            self.runs,
+            self.out,
+            self.at_once,
+            self._build_environment(environment),
+            environment.global_rank,
+            peers,
+            python=self.python,
         )
         while queue.step() and not (signals or queue.interruptions):
             time.sleep(POLL_SECONDS)
@@ -100,7 +109,7 @@ class Job:
             for folder in (RunFolder(self.out / run.run_id) for run in self.runs):
                 status = read_status(folder)
                 if status["state"] == "queued" and folder.config_file.exists():
-                    kept = {key: status[key] for key in ("epoch", "epochs", "interruptions") if key in status}
+                    kept = {key: status[key] for key in LASTING if key in status}
                     reason = f"{status.get('reason', 'not begun')}; {NOT_REQUEUED}"
                     folder.write_status("queued", reason=reason, **kept)
             raise RunsFailedError(f"{NOT_REQUEUED} ({error})") from error

@@ -21,7 +21,7 @@ from harness.files import appending, make_folder, write_text
 from harness.lock import is_owned
 from harness.protocol import Protocol
 from harness.readings import is_settled
-from harness.record import RunFolder
+from harness.record import LASTING, RunFolder
 
 if TYPE_CHECKING:
     from harness.config import RunConfig  # imports torch
@@ -70,13 +70,19 @@ class RunProcess:
     """One process that trains one run, or one rank of it. It logs to the run's folder."""
 
     def __init__(
-        self, run: PlannedRun, out: Path, environment: Mapping[str, str], rank: int, folder: Path | None
+        self,
+        run: PlannedRun,
+        out: Path,
+        environment: Mapping[str, str],
+        rank: int,
+        folder: Path | None,
+        python: Sequence[str],
     ) -> None:
         self.run, self.folder = run, RunFolder(out / run.run_id)
         self.folder.ask_for(run.config)
         self.log = self.folder.path / log_name(rank)
         self.started = time.time()
-        command = [sys.executable, "-m", "harness.train", "--config", str(self.folder.config_file), "--out", str(out)]
+        command = [*python, "-m", "harness.train", "--config", str(self.folder.config_file), "--out", str(out)]
         with appending(self.log) as log:
             self.process = subprocess.Popen(
                 command,
@@ -153,6 +159,7 @@ class RunQueue:
 
     `rank` and `peers` are given where each run is several processes, and this is the queue of one rank of them.
     `folder` is where the processes run, if not here. `gpus` are shared out among the runs, each of which sees one.
+    `python` are the words that start Python for a run.
     """
 
     def __init__(
@@ -165,9 +172,10 @@ class RunQueue:
         peers: Peers | None = None,
         folder: Path | None = None,
         gpus: Sequence[str] = (),
+        python: Sequence[str] = (sys.executable,),
     ) -> None:
         self.waiting, self.out, self.at_once, self.environment = list(runs), out, at_once, environment
-        self.rank, self.peers, self.folder, self.gpus = rank, peers, folder, gpus
+        self.rank, self.peers, self.folder, self.gpus, self.python = rank, peers, folder, gpus, python
         self.running: list[RunProcess] = []
         self.outcomes: list[Outcome] = []
         self.stopped = False
@@ -240,7 +248,7 @@ class RunQueue:
             busy = [self._gpu_of[process.run.run_id] for process in self.running]
             self._gpu_of[run.run_id] = min(self.gpus, key=busy.count)
             environment = {**environment, "CUDA_VISIBLE_DEVICES": self._gpu_of[run.run_id]}
-        self.running.append(RunProcess(run, self.out, environment, self.rank, self.folder))
+        self.running.append(RunProcess(run, self.out, environment, self.rank, self.folder, self.python))
 
     def _follow_peers(self, process: RunProcess) -> None:
         """A rank whose peers have given a run up would wait for them for half an hour."""
@@ -318,5 +326,5 @@ def record_failure(folder: RunFolder, reason: str, started: float, replace: bool
     told = status["state"] == "failed" and status.get("updated", 0) >= started
     if status["state"] in ("done", "damaged") or (told and not replace) or is_owned(folder):
         return
-    kept = {key: status[key] for key in ("epoch", "epochs", "interruptions") if key in status}
+    kept = {key: status[key] for key in LASTING if key in status}
     folder.write_status("failed", reason=reason, **kept)

@@ -6,9 +6,10 @@ Where the block is silent, what the user or the site has set for sbatch counts (
 import os
 import re
 import shlex
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -62,6 +63,10 @@ class SlurmOptions(BaseModel):
     runs_at_once: int = Field(1, ge=1, le=1024, description="Runs that share a job's GPU at the same time")
     signal_delay_s: int | None = Field(None, ge=1, le=65535, description="Warning before the time limit")
     setup: list[str] = Field([], description="Shell commands before the runs, as `module load cuda`")
+    launcher: list[Word] = Field([], description="Words before each process's command, as [numactl, --localalloc]")
+    container: Word | None = Field(None, description="An Apptainer image in which each process runs")
+    python: Word | None = Field(None, description="Its interpreter; default: this one, in a container python3")
+    then: Literal["report"] | None = Field(None, description="What a job of its own does when all others have ended")
     sbatch: dict[str, Word | int | Amount | bool | None] = Field({}, description="Any other option of sbatch")
 
     @model_validator(mode="after")
@@ -102,7 +107,8 @@ class SlurmOptions(BaseModel):
 def build_options(block: Any, origin: str) -> SlurmOptions:
     """The block's options, and the site's where it is silent.
 
-    Raises: InputError naming each key that is wrong, with the nearest valid ones.
+    Args: origin: the file that the block is in, beside which a container is sought, and then in the working folder.
+    Raises: InputError naming each key that is wrong, with the nearest valid ones, or a container that is not there.
     """
     if not isinstance(block, dict) or not isinstance(block.get("sbatch") or {}, dict):
         raise InputError(f"{origin}: slurm must map options to values, as in `slurm: {{partition: gpu}}`")
@@ -114,9 +120,20 @@ def build_options(block: Any, origin: str) -> SlurmOptions:
         else:
             content[option] = _parse_minutes(variable, value) if option == "timeout_min" else value
     try:
-        return SlurmOptions.model_validate(content)
+        options = SlurmOptions.model_validate(content)
     except ValidationError as error:
         raise InputError("\n".join(dict.fromkeys(f"{origin}: {_explain(each)}" for each in error.errors()))) from error
+    if options.container is None or "://" in options.container:  # a registry's, which Apptainer fetches
+        return options
+    image = next(
+        (each for each in (Path(origin).parent / options.container, Path(options.container)) if each.exists()), None
+    )
+    if image is None:
+        raise InputError(
+            f"{origin}: slurm.container = {options.container}: there is no such image; build it with "
+            "apptainer build IMAGE.sif containers/aaebench.def"
+        )
+    return options.model_copy(update={"container": str(image.absolute())})
 
 
 def read_site(block: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> dict[str, tuple[str, str]]:
@@ -193,4 +210,22 @@ def build_setup(options: SlurmOptions, code: Path) -> list[str]:
         'export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"',  # srun does not heed sbatch's --cpus-per-task by itself
         "export SLURM_EXPORT_ENV=ALL",  # of this script to its tasks, also where sbatch was given --export=NONE
         f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
+    ]
+
+
+def build_python(options: SlurmOptions, folders: Collection[Path]) -> list[str]:
+    """The words that start Python for a run: this interpreter, behind the launcher and inside the container, if any.
+
+    Args: folders: what has to be seen inside the container, beside what the site shows there.
+    """
+    if options.container is None:
+        return [*options.launcher, options.python or sys.executable]
+    seen = sorted({str(folder.absolute()) for folder in folders if folder.exists()})
+    return [
+        *options.launcher,
+        *("apptainer", "exec", *(["--nv"] if options.gpus_per_node else [])),
+        *(word for folder in seen for word in ("--bind", folder)),
+        *("--env", "PYTHONNOUSERSITE=1"),  # the user's own packages are of another Python
+        options.container,
+        options.python or "python3",
     ]

@@ -10,12 +10,14 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+import harness
 from harness.config import RunConfig
 from harness.errors import InputError
 from harness.files import make_folder
 from harness.training.environment import SNAPSHOT_COMMIT, read_git_commit
 
-PACKAGES = ("variants", "harness", "slurm")
+PACKAGES = ("variants", "harness", "slurm", "results")
+COMMAND_LINE = "aaebench"  # a module
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*")
 
 
@@ -30,6 +32,7 @@ def snapshot_code(folder: Path, configs: Iterable[RunConfig], beside: Collection
         package = import_module(name)
         assert package.__file__ is not None
         shutil.copytree(Path(package.__file__).parent, folder / name, ignore=LEFT_OUT)
+    shutil.copy(Path(harness.__file__).parents[1] / f"{COMMAND_LINE}.py", folder)
     (folder / SNAPSHOT_COMMIT).write_text(read_git_commit() or "")
     own = sorted({config.variant for config in configs if ":" in config.variant})
     for source in find_own_modules({name.partition(":")[0] for name in own}, {Path.cwd(), *beside}):
@@ -56,7 +59,7 @@ def find_own_modules(names: Collection[str], folders: Collection[Path]) -> list[
 
 def _find_source(name: str, folders: Collection[Path]) -> Path | None:
     """Where a top-level module or package is imported from, if that is in one of `folders`."""
-    if name in PACKAGES or name in sys.stdlib_module_names:
+    if name in (*PACKAGES, COMMAND_LINE) or name in sys.stdlib_module_names:
         return None
     try:
         spec = find_spec(name)

@@ -6,18 +6,21 @@ To SLURM a plan's jobs go as arrays, through submitit: one sbatch call for as ma
 import shlex
 import sys
 import threading
+import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from io import StringIO
 from pathlib import Path
 
 import psutil
+from rich.progress import TimeElapsedColumn
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from harness.compat import render_sbatch_script
+from harness.data.cache import cache_folder
 from harness.errors import InputError, RunsFailedError
-from harness.terminal import say
+from harness.terminal import Bar, say
 from slurm import Executor
 from slurm.cluster import (
     cancel_jobs,
@@ -30,7 +33,7 @@ from slurm.cluster import (
 )
 from slurm.job import Job
 from slurm.local import require_all_done, run_locally, submit_locally
-from slurm.overview import describe_plan, describe_site
+from slurm.overview import describe_failures, describe_plan, describe_site
 from slurm.plan import (
     TO_SUBMIT,
     Plan,
@@ -41,14 +44,16 @@ from slurm.plan import (
     require_time_for_epochs,
 )
 from slurm.process import plan_run
-from slurm.request import SlurmOptions, build_flags, build_setup
+from slurm.report import ReportJob
+from slurm.request import SlurmOptions, build_flags, build_python, build_setup
 from slurm.snapshot import snapshot_code
-from slurm.status import Standing
+from slurm.status import Standing, read_statuses
 from slurm.submission import Submission, create_folder, load_submissions, submitting, sweep_folder
 from slurm.sweep import Sweep
 
 REQUEUES = 1_000_000  # submitit would stop after 3 time limits; jobs that make no progress end themselves
 PATIENCE_SECONDS = 5  # after which sbatch is said to be waiting
+WAIT_SECONDS = 10  # between two looks at the queue
 PROCESS_SECONDS = 120  # for a local submission's runs to save themselves
 # What sbatch says where a user's, a QOS's or the controller's number of jobs is reached.
 FULL = ("job submit limit", "temporarily unable to accept job", "Unable to create job record")
@@ -78,6 +83,8 @@ def show_plan(sweep: Sweep, out: Path, executor: Executor, standings: Collection
             print(line)
         if (room := read_room()) < len(plan.jobs):
             print(f"SLURM takes {room} more jobs at this moment (MaxJobCount); the rest is for the next submit")
+        if sweep.slurm.launcher or sweep.slurm.container:
+            print(f"each process: {shlex.join(_build_python(sweep, out))} -m harness.train ...")
         print(f"\nsbatch calls: {-(-len(plan.jobs) // read_array_size())}\n\n{describe_request(plan, out)}")
 
 
@@ -90,10 +97,11 @@ def submit_sweep(
     *,
     changed: bool,
     limit: int | None = None,
+    wait: bool = False,
 ) -> None:
     """Submit the runs that stand so, to SLURM or to this machine, and print OUT; local runs are waited for.
 
-    Args: limit: jobs to submit now; the rest is for the next call.
+    Args: limit: jobs to submit now; the rest is for the next call. wait: for SLURM's jobs as well.
     Raises: InputError, with nothing written, for whatever can be known before; RunsFailedError if local runs failed
         now, or any before that are not tried again.
     """
@@ -123,8 +131,12 @@ def submit_sweep(
             outcomes = run_locally(plan.todo, out, at_once or None, submission.code)
         finally:
             submission.disown()
+        if sweep.slurm.then == "report":
+            _build_report_job(sweep, out, [sys.executable])()
         require_all_done(outcomes)
     print(out, flush=True)
+    if wait and executor == "slurm":
+        _wait_for_jobs(sweep, out)
     left = sum(status.standing == "failed" for status in plan.statuses) if "failed" not in standings else 0
     if left:
         raise RunsFailedError(f"{left} runs failed before and are left; see sweep status, then sweep retry --failed")
@@ -168,9 +180,11 @@ def submit_to_slurm(plan: Plan, out: Path, limit: int | None = None) -> str:
             raise
         if not submission.jobs:
             raise InputError(f"{why}; nothing was submitted: submit again when some jobs have ended")
-    arrays = sorted({job_id.partition("_")[0] for job_id in submission.jobs}, key=int)
+    arrays = find_arrays(submission.jobs)
     n = sum(len(run_ids) for run_ids in submission.jobs.values())
     text = f"submitted {n} runs in {len(submission.jobs)} jobs: {', '.join(arrays)}"
+    if sweep.slurm.then == "report":
+        text += _submit_report(sweep, out, submission)
     left = f"; {len(plan.todo) - n} runs are left for the next sweep submit: {why}"
     return text + (left if n < len(plan.todo) else "")
 
@@ -238,6 +252,27 @@ def describe_request(plan: Plan, out: Path) -> str:
     return render_sbatch_script(executor, min(len(plan.jobs), read_array_size()))
 
 
+def _wait_for_jobs(sweep: Sweep, out: Path) -> None:
+    """Until none of the sweep's jobs runs or waits, its report's neither, in one progress display.
+
+    Raises: RunsFailedError if runs are not done then, with the reasons.
+    """
+    with Bar("runs", TimeElapsedColumn()) as display:
+        task, alive = display.add_task("", total=len(sweep.configs)), {"unknown"}
+        while True:
+            with suppress(InputError):  # a controller that does not answer now has not lost its jobs
+                alive = find_alive_jobs(load_submissions(out, sweep.name))
+            statuses = read_statuses(sweep, out)
+            done = sum(status.standing == "done" for status in statuses)
+            display.update(task, completed=done, description=f"{sweep.name}: {len(alive)} jobs")
+            if not alive:
+                break
+            time.sleep(WAIT_SECONDS)
+    if left := len(statuses) - done:
+        reasons = describe_failures(statuses)
+        raise RunsFailedError(f"{left} of {len(statuses)} runs are not done; see sweep status\n{reasons}".rstrip())
+
+
 def cancel_sweep(name: str, out: Path) -> int:
     """Cancel every job of a sweep that runs or waits, and the process of a local submission.
 
@@ -247,11 +282,7 @@ def cancel_sweep(name: str, out: Path) -> int:
     submissions = load_submissions(out, name)
     if not submissions:
         raise InputError(f"the sweep {name} was never submitted to {out}; see --out")
-    job_ids = {job_id for each in submissions if each.executor == "slurm" for job_id in each.jobs}
-    known = read_jobs(job_ids) if job_ids else {}
-    if known is None:
-        raise InputError("SLURM does not answer: its jobs cannot be cancelled now")
-    alive = {job_id for job_id, job in known.items() if job.alive}
+    alive = find_alive_jobs(submissions)
     if alive:
         cancel_jobs(alive)
     processes = [process for each in submissions if (process := each.find_process()) is not None]
@@ -273,6 +304,49 @@ def cancel_sweep(name: str, out: Path) -> int:
     return len(alive) + len(processes)
 
 
+def find_alive_jobs(submissions: Sequence[Submission], *, with_runs: bool = False) -> set[str]:
+    """The ids of the submissions' jobs that run or wait, or of those among them that train runs.
+
+    Raises: InputError if SLURM does not answer.
+    """
+    of_slurm = (each for each in submissions if each.executor == "slurm")
+    job_ids = {job_id for each in of_slurm for job_id, run_ids in each.jobs.items() if run_ids or not with_runs}
+    known = read_jobs(job_ids) if job_ids else {}
+    if known is None:
+        raise InputError("SLURM does not answer: its jobs cannot be found now")
+    return {job_id for job_id, job in known.items() if job.alive}
+
+
+def find_arrays(job_ids: Collection[str]) -> list[str]:
+    """The arrays that jobs belong to, or the jobs themselves where they are in none."""
+    return sorted({job_id.partition("_")[0] for job_id in job_ids}, key=int)
+
+
+def _submit_report(sweep: Sweep, out: Path, submission: Submission) -> str:
+    """Submit the job that reports when all jobs of the sweep have ended, however. Returns: what is said of it."""
+    others = find_alive_jobs(load_submissions(out, sweep.name), with_runs=True)
+    dependency = f"afterany:{':'.join(find_arrays(others | submission.jobs.keys()))}"
+    one_process = {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0}
+    options = sweep.slurm.model_copy(update=one_process | {"sbatch": sweep.slurm.sbatch | {"dependency": dependency}})
+    job = _build_report_job(sweep, out, _build_python(sweep, out))
+    try:
+        with outside_of_jobs(), redirect_stderr(StringIO()):
+            submitted = build_executor(f"{sweep.name}-report", options, submission.folder).submit(job)
+    except (FailedJobError, FailedSubmissionError, OSError) as error:
+        return f"; none that reports: SLURM refuses it: {quote(error)}"
+    submission.jobs[submitted.job_id] = []
+    submission.save()
+    return f"; job {submitted.job_id} then writes {job.folder / 'report.html'}"
+
+
+def _build_report_job(sweep: Sweep, out: Path, python: list[str]) -> ReportJob:
+    return ReportJob(python, out.absolute(), sweep_folder(out, sweep.name) / "report")
+
+
+def _build_python(sweep: Sweep, out: Path) -> list[str]:
+    return build_python(sweep.slurm, [out, cache_folder(), sweep.folder])
+
+
 def _build_job(plan: Plan, index: int, submission: Path, out: Path) -> Job:
     options = plan.sweep.slurm
     return Job(
@@ -282,6 +356,7 @@ def _build_job(plan: Plan, index: int, submission: Path, out: Path) -> Job:
         world_size=options.world_size,
         at_once=options.runs_at_once,
         save_seconds=max(3.0, options.warning_seconds * 0.8),
+        python=_build_python(plan.sweep, out),
     )
 
 

@@ -4,11 +4,13 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from gzip import GzipFile
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from harness.data.pixels import decode_image, fit
 from harness.data.source import Source, list_some, require_readable_size, require_room, shown
 from harness.errors import InputError
 from harness.protocol import Split
-from harness.terminal import track
+from harness.terminal import Bar
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif"}
 IMAGE_SUFFIXES |= {".jp2", ".ppm", ".pgm", ".pbm", ".pnm"}
@@ -115,30 +117,57 @@ def read_image_files(source: Source, image_size: int, crop: Crop, *, with_classe
     Raises: InputError naming the files that cannot be read, or if there are none.
     """
     names, passed_over = find_images(source)
-    require_room(len(names) * 3 * image_size**2, f"{shown(source.path)} at {image_size} px")
-    images = torch.empty(len(names), 3, image_size, image_size, dtype=torch.uint8)
+    batch = Batch(names, lambda index: source.read(names[index]))
+    images = decode_images(source.path, len(names), [batch], image_size, crop)
+    labels, classes = _read_classes(names) if with_classes else (None, [])
+    return Contents(images, labels, classes, passed_over)
+
+
+class Batch(NamedTuple):
+    """Image files that are read one by one: their names, and the bytes of each by its number."""
+
+    names: Sequence[str]
+    read: Callable[[int], bytes]
+
+
+def decode_images(path: Path, n: int, batches: Iterable[Batch], image_size: int, crop: Crop) -> Tensor:
+    """The images of all batches, n in sum, as a viewer shows them, at S x S: (n, 3, S, S), or (n, 1, S, S) if all are
+    grey. A batch is let go before the next one is asked for.
+
+    Raises: InputError naming those that cannot be read.
+    """
+    require_room(n * 3 * image_size**2, f"{shown(path)} at {image_size} px")
+    images = torch.empty(n, 3, image_size, image_size, dtype=torch.uint8)
     unreadable = []
 
-    def read_one(index: int) -> None:
+    def read_one(at: int, batch: Batch, index: int) -> None:
         try:
-            decoded = decode_image(source.read(names[index]), as_shown=True)
-            images[index] = fit(decoded[None], image_size, crop)[0]
+            decoded = decode_image(batch.read(index), as_shown=True)
+            images[at + index] = fit(decoded[None], image_size, crop)[0]
         except Exception as error:  # PIL raises many kinds for damaged files
-            unreadable.append(f"{shown(names[index])} ({error})")
+            unreadable.append(f"{shown(batch.names[index])} ({error})")
 
-    def read_some(start: int) -> None:
-        for index in range(start, min(start + READ_AT_ONCE, len(names))):
-            read_one(index)
+    def read_some(at: int, batch: Batch, start: int) -> int:
+        stop = min(start + READ_AT_ONCE, len(batch.names))
+        for index in range(start, stop):
+            read_one(at, batch, index)
+        return stop - start
 
-    starts = range(0, len(names), READ_AT_ONCE)
-    with ThreadPoolExecutor() as pool:
-        for _ in track(pool.map(read_some, starts), "reading images", len(starts)):
-            pass
+    def read_all(pool: ThreadPoolExecutor) -> Iterator[int]:
+        at = 0
+        for batch in batches:
+            yield from pool.map(partial(read_some, at, batch), range(0, len(batch.names), READ_AT_ONCE))
+            at += len(batch.names)
+
+    Image.init()  # whose plugins threads would load at once
+    with ThreadPoolExecutor() as pool, Bar("images") as bar:
+        task = bar.add_task("reading images", total=n)
+        for read in read_all(pool):
+            bar.advance(task, read)
     if unreadable:
-        raise unreadable_images(source.path, unreadable, len(names))
+        raise unreadable_images(path, unreadable, n)
     grey = all(torch.equal(c[:, :1].expand_as(c), c) for c in images.split(4096))
-    labels, classes = _read_classes(names) if with_classes else (None, [])
-    return Contents(images[:, :1].clone() if grey else images, labels, classes, passed_over)
+    return images[:, :1].clone() if grey else images
 
 
 def find_images(source: Source) -> tuple[list[str], list[str]]:

@@ -119,10 +119,11 @@ def open_source(path: Path) -> Source:
             return _open_zip(path)
     except DAMAGES as error:
         raise InputError(f"{shown(path)} is a damaged archive: {error}") from error
-    known = ("*-ubyte*", "data_batch*", *HDF5)
+    known = ("*-ubyte*", "data_batch*", *HDF5, "*.parquet", "*.arrow", "*.npy")
     if path.is_file() and not any(fnmatch(path.name, pattern) for pattern in known):
         raise InputError(
-            f"{shown(path)} is no folder, no whole zip or tar archive, no idx file, no CIFAR-10 batch and no .h5 file"
+            f"{shown(path)} is no folder, no whole zip or tar archive, no idx file, no CIFAR-10 batch, and no "
+            ".h5, .parquet, .arrow, .npz or .npy file"
         )
     folder = path if path.is_dir() else path.parent
     try:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from harness.config import Crop, check_dataset_name
 from harness.data.cache import Entry, cache_folder, cached, locked, read_metadata, save_entry
+from harness.data.columns import find_tables, read_tables
 from harness.data.factors import read_description
 from harness.data.formats import IDX_IMAGES, Contents, describe_use, read_image_files, read_own_idx
 from harness.data.pixels import BACKGROUND, fit
@@ -184,7 +185,7 @@ def _prepare(wanted: Prepared, source: Path | None) -> Entry:
         say(describe_use(opened.path, n, contents.passed_over))
     if contents.classes:
         metadata["classes"] = json.dumps(contents.classes)
-        classes = f"{name}: labels from {len(contents.classes)} folders: {list_some(contents.classes)}"
+        classes = f"{name}: {len(contents.classes)} classes: {list_some(contents.classes)}"
         say(classes)
     expected = DATASETS[name].n_train if split == "train" and name in DATASETS else None
     expected = DATASETS[name].n_test if split == "test" and name in DATASETS else expected
@@ -206,6 +207,8 @@ def _choose_reader(wanted: Prepared, source: Source) -> Reader:
         return dataset.read if wanted.split == "train" else dataset.read_test or read_image_files
     if source.find_all("imgs.npy"):
         return read_npz
+    if tables := find_tables(source, wanted.split) if source.path.is_dir() else []:
+        return lambda source, image_size, crop: read_tables(source, tables, image_size, crop)
     if any(fnmatch(source.named, pattern) for pattern in HDF5):
         return read_hdf5
     if source.find_all(IDX_IMAGES):

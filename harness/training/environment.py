@@ -56,6 +56,8 @@ def read_git_commit() -> str | None:
     root = Path(__file__).parents[2]
     if (root / SNAPSHOT_COMMIT).exists():
         return (root / SNAPSHOT_COMMIT).read_text(encoding="utf-8").strip() or None
+    if not (root / ".git").exists():  # installed, perhaps inside of somebody else's checkout
+        return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

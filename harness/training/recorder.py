@@ -1,10 +1,14 @@
 """What a run writes in its folder: the main process, for all of them, and never half a file."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import torch
+
 from harness.errors import StorageError
+from harness.launch.energy import EnergyMeter, find_counter
 from harness.launch.processes import Processes
 from harness.protocol import Reading
 from harness.record import Record, RunFolder, State
@@ -17,6 +21,8 @@ class Recorder:
     def __init__(self, folder: RunFolder, processes: Processes, epochs: int) -> None:
         self.folder, self.processes, self.epochs = folder, processes, epochs
         self.interruptions = 0
+        self.energy_kwh = math.nan  # of all launches and processes; NaN where one of them could not tell
+        self.meter = EnergyMeter(find_counter(processes.device))
 
     def start(self, progress: Progress, environment: dict[str, Any]) -> None:
         """Cut what was recorded back to the checkpoint that is resumed from, and say where and with what this runs."""
@@ -25,6 +31,8 @@ class Recorder:
             previous = self.folder.read_status()
             # A status that still says `running` is that of a launch which was killed.
             self.interruptions = previous.get("interruptions", 0) + (previous["state"] == "running")
+            if (before := previous.get("energy_kwh")) is not None or "epoch" not in previous:
+                self.energy_kwh = before or 0.0
             self.folder.remove_leftovers()
             self.folder.keep_records(through_epoch=progress.epoch)
             for evaluation in self.folder.find_evaluations():
@@ -49,6 +57,9 @@ class Recorder:
         self.write(f"evaluations/{reading.id}", write)
 
     def write_status(self, state: State, progress: Progress) -> None:
+        if self.processes.device.type == "cuda":
+            used = torch.tensor(self.meter.read(), dtype=torch.float64, device=self.processes.device)
+            self.energy_kwh += self.processes.sum(used).item()
         self.write("status.json", lambda: self._write_status(state, progress))
 
     def write_reason(self, state: State, progress: Progress, reason: str) -> None:
@@ -74,4 +85,6 @@ class Recorder:
             "epochs": max(self.epochs, progress.epoch),
             "interruptions": self.interruptions,
         }
+        if self.processes.device.type == "cuda" and math.isfinite(self.energy_kwh):
+            details["energy_kwh"] = self.energy_kwh
         self.folder.write_status(state, **details)

@@ -105,7 +105,9 @@ def _read(folder: RunFolder) -> FolderEntry:
         run_id,
         state,
         "" if state == "done" else _explain(status),
-        provenance | {"run_id": run_id, "protocol_ids": " ".join(protocols)},
+        provenance
+        | {name: fields[name] for name in ("sweep", "variant", "dataset", "image_size")}
+        | {"run_id": run_id, "protocol_ids": " ".join(protocols)},
         protocols,
         common,
         rows,
@@ -200,6 +202,7 @@ def _provenance(
         "compiled": {True: "yes", False: "no"}.get(environment.get("compiled", "")),
         "versions": ", ".join(f"{name} {value}" for name, value in versions.items()),
         **hours,
+        "energy_kwh": status.get("energy_kwh"),
         "gpu_hours": sum(hours.values()) * processes if environment.get("device") == "cuda" else 0.0,
         **{f"{part}_hours": seconds / 3600 for part, seconds in parts.items()},
     }

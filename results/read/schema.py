@@ -119,6 +119,10 @@ PROBLEMS = _columns("""
 """)
 PROVENANCE = _columns("""
     run_id | string | the run
+    sweep | string | of its configuration, as the next three: cost by sweep and cell
+    variant | string | what was trained
+    dataset | string | on what
+    image_size | integer | pixels
     state | string | queued, running, done, failed
     started | string | first launch, UTC, ISO 8601
     updated | string | last change of its status, UTC
@@ -145,6 +149,7 @@ PROVENANCE = _columns("""
     forward_hours | number | of them: the extractor
     statistics_hours | number | of them: sums over features
     scores_hours | number | of them: scores of these sums
+    energy_kwh | number | of the GPUs, by NVML, while it was launched; empty: a CPU, a shared GPU, or not recorded
 """)
 PROTOCOLS = _columns("""
     protocol_id | string | the id

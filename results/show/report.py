@@ -22,6 +22,7 @@ from results.show.report_tables import (
     build_across_table,
     build_collapse_tables,
     build_comparison_table,
+    build_cost_tables,
     build_dose_table,
     build_failure_table,
     build_paper_table,
@@ -129,6 +130,7 @@ def _render(analysis: Analysis, pictures: list[dict[str, Any]], refresh: float |
         run_tables=[say_once(table) for table in (*build_run_tables(analysis), build_time_table(analysis)) if table],
         failures=build_failure_table(analysis),
         provenance=describe_provenance(analysis),
+        cost_tables=build_cost_tables(analysis),
         protocol_tables=build_protocol_tables(analysis),
         files=listed,
         schema_version=SCHEMA_VERSION,
@@ -139,6 +141,7 @@ def describe_provenance(analysis: Analysis) -> list[tuple[str, str]]:
     """Where the numbers come from, as names and values."""
     table, runs = analysis.collection.provenance, analysis.collection.runs
     hours = table[["training_hours", "evaluation_hours", "gpu_hours"]].sum()
+    measured = table["energy_kwh"].dropna()
     hardware = table["gpu"].fillna("CPU") + " on " + table["hostname"].fillna("an unknown host")
     processes = table["num_processes"].dropna().astype(int)
 
@@ -158,6 +161,7 @@ def describe_provenance(analysis: Analysis) -> list[tuple[str, str]]:
         ("hours of training", f"{hours.iloc[0]:.2f}"),
         ("hours of evaluation", f"{hours.iloc[1]:.2f}"),
         ("GPU-hours", f"{hours.iloc[2]:.2f}"),
+        ("energy", f"{measured.sum():.3f} kWh in {len(measured)} of {len(table)} runs" if len(measured) else "unknown"),
         ("interruptions", str(int(runs.drop_duplicates("run_id")["interruptions"].sum()))),
         ("protocol ids", ", ".join(sorted(runs["protocol_id"].dropna().unique())) or "none yet"),
         ("also scored under, not shown", ", ".join(analysis.collection.unshown) or "nothing"),

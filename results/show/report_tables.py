@@ -377,6 +377,28 @@ def build_time_table(analysis: Analysis) -> HtmlTable | None:
     )
 
 
+def build_cost_tables(analysis: Analysis) -> list[HtmlTable]:
+    """What the runs of each cell and of each sweep took: hours, GPU-hours, and kWh where all of them know it."""
+    provenance = analysis.frames["provenance"].fillna({"sweep": "no sweep"})
+    caption = "Of all runs that could be read, finished or not; each is of one sweep, the first that asked for it. "
+    caption += "Energy is the GPUs', by NVML, and stands where it is known of every run."
+    tables = []
+    for of, keys in {"cell": ["dataset", "image_size", "variant"], "sweep": ["sweep"]}.items():
+        rows = []
+        for values, runs in provenance.groupby(keys):
+            energy = runs["energy_kwh"].sum(skipna=False)
+            hours = [number(runs[name].sum(), 2) for name in ("training_hours", "evaluation_hours", "gpu_hours")]
+            cells = [*(Cell(str(value)) for value in values), number(len(runs), 0), *hours, number(energy, 3)]
+            dataset, variant = (values[0], values[2]) if of == "cell" else ("", "")
+            rows.append(Row(cells, str(dataset), str(variant)))
+        named = ["data set", "px", "variant"] if of == "cell" else keys
+        names = [*named, "runs", "training, h", "evaluation, h", "GPU-hours", "energy, kWh"]
+        tables.append(
+            HtmlTable(f"cost-{of}", f"Cost by {of}", caption, columns(names, named), rows[:MOST_ROWS], _cut(rows))
+        )
+    return [table for table in tables if table.rows]
+
+
 def build_protocol_tables(analysis: Analysis) -> list[HtmlTable]:
     """The definitions of the protocols, where recorded; the gap between paper and clean; what two extractors say."""
     tables = []

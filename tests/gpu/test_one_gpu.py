@@ -102,3 +102,11 @@ def test_throughput(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print("".join(f"\n{name}: {speed:,.0f} images/s, {speed / speeds['{}']:.2f}" for name, speed in speeds.items()))
     assert speeds["{'compile': True}"] > speeds["{}"]
+
+
+def test_a_runs_energy_lies_between_that_of_an_idle_gpu_and_its_limit(tmp_path: Path) -> None:
+    started = time.monotonic()
+    finish(run(tmp_path))
+    seconds = time.monotonic() - started
+    kwh = only_folder(tmp_path).read_status()["energy_kwh"]
+    assert 0 < kwh < 1.2 * seconds / 3600

@@ -338,8 +338,9 @@ def execute(world: World, *arguments: str) -> Outcome:
 
 
 def _belongs(path: Path, to: Path) -> bool:
-    """A command writes below what it is given, a picture beside it, and an index of run folders."""
-    return path.is_relative_to(to) or path in (to.with_name(f"{to.name}.png"), *to.parents)
+    """A command writes below what it is given, a picture or a module beside it, and an index of run folders."""
+    beside = [to.with_name(name) for name in (f"{to.name}.png", f"{to.name}.py", f"test_{to.name}.py")]
+    return path.is_relative_to(to) or path in (*beside, *to.parents)
 
 
 @contextlib.contextmanager

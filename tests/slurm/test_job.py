@@ -153,7 +153,7 @@ class TestRunsOfSeveralRanks:
         started = []
 
         class Process:
-            def __init__(self, run: PlannedRun, out: Path, environment: Any, rank: int, folder: Any) -> None:
+            def __init__(self, run: PlannedRun, out: Path, environment: Any, rank: int, *_: Any) -> None:
                 started.append((str(rank), run.run_id, environment["MASTER_PORT"]))
                 self.run, self.folder, self.process = run, RunFolder(out / run.run_id), subprocess.Popen(["true"])
 

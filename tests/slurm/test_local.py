@@ -94,7 +94,7 @@ def environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[s
     started: list[dict[str, str]] = []
 
     class Process(RunProcess):
-        def __init__(self, run: PlannedRun, out: Path, environment: Any, rank: int, folder: Any) -> None:
+        def __init__(self, run: PlannedRun, out: Path, environment: Any, rank: int, *_: Any) -> None:
             started.append({"run": run.run_id, **environment})
             self.run, self.folder, self.log = run, RunFolder(out / run.run_id), out / "log.txt"
             self.process = subprocess.Popen(["sleep", "1"])

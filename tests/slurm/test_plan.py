@@ -179,7 +179,7 @@ def test_a_preempted_or_requeued_job_is_not_over() -> None:
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ({"partion": "gpu"}, "unknown slurm option 'partion'; did you mean partition?"),
+        ({"partion": "gpu"}, "unknown slurm option 'partion'; did you mean partition or python?"),
         ({"reservation": "x"}, "any other option of sbatch: `sbatch: {reservation: ...}`"),
         ({"nodes": 0}, "slurm.nodes = 0"),
         ({"sbatch": {"array": "0-3"}}, "sbatch.array is set by the sweep itself"),

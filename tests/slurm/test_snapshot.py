@@ -43,7 +43,8 @@ def test_what_an_own_variant_imports_comes_along(here: Path, tmp_path: Path) -> 
     assert [path.name for path in found] == ["snapped.py", "snapped_beside.py", "snapped_late.py", "snapped_package"]
     snapshot_code(tmp_path / "code", [build_config({"variant": "snapped:Own"})])
     copied = {path.name for path in (tmp_path / "code").iterdir()}
-    assert copied == {*(path.name for path in found), "harness", "slurm", "variants", "GIT_COMMIT"}
+    ours = {"aaebench.py", "harness", "results", "slurm", "variants", "GIT_COMMIT"}
+    assert copied == {path.name for path in found} | ours
     assert (tmp_path / "code/snapped_package/notes.txt").exists()
 
 
