@@ -18,6 +18,11 @@ app = App(
 app.command("harness.commands:run", name="run", help="Train, evaluate and record one run.")
 app.command("harness.commands:show", name="show", help="Print what a run's id stands for, and where the run is.")
 app.command("slurm.commands:evaluate", name="evaluate", help="Score finished runs again, under any protocol.")
+app.command(
+    "harness.commands:track_command",
+    name="track",
+    help="Send finished runs to trackers: TensorBoard, MLflow, Weights & Biases, ...",
+)
 app.command("harness.commands:stage", name="stage", help="Bring data sets and weights to the cache.")
 app.command(
     "harness.commands:score",

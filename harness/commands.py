@@ -231,6 +231,23 @@ def show(run: Path, /) -> None:
     print(describe_run(run, usual_options))
 
 
+def track_command(runs: Path, /, *, to: Annotated[tuple[str, ...], Parameter(negative="")]) -> None:
+    """Send finished runs to trackers: losses, scores, posterior, sample grids and histograms, as `--set trackers` does
+
+    while a run trains. What a tracker has of a run already stays or is replaced, and never doubled.
+
+    Parameters
+    ----------
+    runs
+        A run folder, or a folder that holds run folders at any depth.
+    to
+        tensorboard, mlflow, wandb, trackio or comet. (repeatable)
+    """
+    from harness.trackers import send_runs  # noqa: PLC0415 (imports torch)
+
+    send_runs(runs, to)
+
+
 def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 

@@ -29,6 +29,7 @@ from harness.precision import Precision
 from harness.protocol import ExtractorName, Protocol, check_file, find_protocol, is_file
 from harness.schema import Text
 from harness.settings import load_preset, merge_fields, require_text
+from harness.tracked import check_tracker
 from variants import VARIANTS, Architecture, AutoEncoder, Variant, load_variant
 from variants.networks_conv import require_image_size
 
@@ -131,6 +132,7 @@ class RunConfig(BaseModel):
     mechanisms: bool = _field("mechanisms")
     eval_every: int = _number("eval_every")
     eval_when: Literal["during", "after", "separately"] = _field("eval_when")
+    trackers: tuple[Annotated[str, AfterValidator(check_tracker)], ...] = _field("trackers", strict=False)
     sweep: Text = _field("sweep")
     search: dict[str, dict[str, list[Any]]] = _field("search")
 
@@ -209,6 +211,16 @@ class RunConfig(BaseModel):
         if architecture == "conv" and "image_size" in info.data:
             require_image_size(info.data["image_size"])
         return architecture
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _list_trackers(cls, named: Any) -> Any:
+        """A name, or a list of names, each once."""
+        if not isinstance(named, (list, tuple)):
+            return [named]
+        if len({*map(str, named)}) < len(named):
+            raise ValueError(f"trackers = {list(named)}; name each at most once")
+        return named
 
     @field_validator("samplers", mode="after")
     @classmethod

@@ -129,6 +129,12 @@ _ROWS: list[tuple[str, Changes, Any | Callable[[Mapping[str, Any]], Any], str]] 
         "during",
         "during: training waits for evaluations; after: they are made at the end; separately: by `aaebench evaluate`",
     ),
+    (
+        "trackers",
+        "nothing",
+        [],
+        "Where the run shows as it trains: tensorboard, mlflow, wandb, trackio, comet; or a list of them",
+    ),
     ("sweep", "nothing", "", "The sweep that this run is part of"),
     ("search", "nothing", {}, "Of fields that a sweep's search drew for this run, the distributions"),
 ]

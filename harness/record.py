@@ -8,6 +8,7 @@ evaluations/       one folder a reading, named by its protocol id: what was meas
 samples/           one PNG grid an evaluation, from the same codes each time
 checkpoints/       the newest states to resume from, and the best; `latest` and `best` link to them
 weights/           encoder and decoder of the evaluated epochs, where the run keeps them
+tensorboard/       event files, where the run has that tracker
 """
 
 import json

@@ -88,7 +88,7 @@ def require_time_for_epochs(plan: Plan) -> None:
 
 
 def find_missing_inputs(configs: Collection[RunConfig]) -> list[str]:
-    """What the runs need and this machine's cache lacks, a line each that says how to bring it."""
+    """What the runs need and this machine lacks (data, weights, trackers), a line each that says how to bring it."""
     lines = []
     places: set[tuple[str, int, Crop]] = {(config.dataset, config.image_size, config.crop) for config in configs}
     for name, size, crop in sorted(places):
@@ -101,6 +101,10 @@ def find_missing_inputs(configs: Collection[RunConfig]) -> list[str]:
             find_weights(extractor)
         except InputError as error:
             lines.append(str(error))
+    if trackers := sorted({name for config in configs for name in config.trackers}):
+        from harness.trackers import list_missing  # noqa: PLC0415 (imports accelerate, which takes a second)
+
+        lines += list_missing(trackers)
     return lines
 
 

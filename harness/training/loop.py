@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +23,10 @@ from harness.protocol import Normalisation
 from harness.readings import is_settled
 from harness.record import Record, RunFolder
 from harness.seeding import derive_seed
+from harness.senders import TrackedRun
 from harness.terminal import say
 from harness.timing import Clock, clocking, timed
+from harness.trackers import require_installed, tracking
 from harness.training.checkpoint import (
     Progress,
     find_weights,
@@ -60,6 +62,7 @@ def train(config: RunConfig, out: Path, *, started: float | None = None, profile
     """
     started = time.time() if started is None else started
     folder = RunFolder(out / config.run_id)
+    require_installed(config.trackers)
     check_folder(folder, config)
     with ExitStack() as stack:
         stack.enter_context(explaining_lost_peers())
@@ -160,7 +163,7 @@ class Training:
         if recorded != list(range(progress.epoch + 1)) and (recorded or progress.epoch):
             raise InputError(f"{self.folder.path}/records.jsonl lacks epochs that were trained; remove the folder")
         self.recorder.start(progress, describe_environment(self.engine, self.data))
-        with self.signals:
+        with self.signals, self.tracking(0 if not recorded else progress.epoch + 1):
             try:
                 with self.display, explaining_lost_peers(), self.profile:
                     self.train(progress, is_new=not recorded)
@@ -174,6 +177,15 @@ class Training:
                 self.recorder.write_reason("failed", progress, f"{type(error).__name__}: {error}")
                 raise
             self.recorder.write_status("done", progress)
+
+    @contextmanager
+    def tracking(self, first_epoch: int) -> Iterator[None]:
+        """Inside, what the main process records is sent to the run's trackers too."""
+        run = TrackedRun(self.folder, self.config.model_dump(mode="json"), first_epoch)
+        names = self.config.trackers if self.processes.is_main_process else ()
+        with tracking(self.processes.accelerator, names, run) as trackers:
+            self.recorder.tell = trackers.send
+            yield
 
     def train(self, progress: Progress, *, is_new: bool) -> None:
         """Go on from `progress` to the last epoch."""
@@ -281,9 +293,8 @@ class Training:
         engine, variant = self.engine, self.engine.variant
         engine.synchronise_buffers()
         with engine.evaluating():
-            name = f"samples/epoch-{epoch:06d}.png"
-            self.recorder.write(
-                name, lambda: save_samples(self.folder.path / name, variant, self.normalisation, self.config.seed)
+            self.recorder.record_picture(
+                epoch, lambda path: save_samples(path, variant, self.normalisation, self.config.seed)
             )
             if self.config.keeps_weights:
                 self.recorder.write("weights", lambda: save_weights(self.folder, epoch, variant))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from harness.launch.energy import EnergyMeter, find_counter
 from harness.launch.processes import Processes
 from harness.protocol import Reading
 from harness.record import Record, RunFolder, State
+from harness.tracked import Entry, describe_line, describe_picture, describe_record
 from harness.training.checkpoint import Progress
 
 
@@ -23,11 +25,14 @@ class Recorder:
         self.interruptions = 0
         self.energy_kwh = math.nan  # of all launches and processes; NaN where one of them could not tell
         self.meter = EnergyMeter(find_counter(processes.device))
+        self.first_protocol = ""
+        self.tell: Callable[[Entry], None] = lambda entry: None  # the run's trackers, what was written
 
     def start(self, progress: Progress, environment: dict[str, Any]) -> None:
         """Cut what was recorded back to the checkpoint that is resumed from, and say where and with what this runs."""
 
         def write() -> None:
+            self.first_protocol = self.folder.read_config()["protocol"][0]["name"]
             previous = self.folder.read_status()
             # A status that still says `running` is that of a launch which was killed.
             self.interruptions = previous.get("interruptions", 0) + (previous["state"] == "running")
@@ -45,6 +50,13 @@ class Recorder:
 
     def record(self, record: Record) -> None:
         self.write("records.jsonl", lambda: self.folder.append_record(record))
+        self.tell(describe_record(record))
+
+    def record_picture(self, epoch: int, save: Callable[[Path], None]) -> None:
+        """The sample grid of an epoch, which `save` writes to a path."""
+        name = f"samples/epoch-{epoch:06d}.png"
+        self.write(name, lambda: save(self.folder.path / name))
+        self.tell(describe_picture(self.folder.path / name))
 
     def record_evaluation(self, reading: Reading, floor: dict[str, Any], lines: Sequence[Record]) -> None:
         """Lines of one reading; what the first of them is a reading under, with the noise floor, is written as well."""
@@ -55,6 +67,8 @@ class Recorder:
             folder.append(lines)
 
         self.write(f"evaluations/{reading.id}", write)
+        for line in lines:
+            self.tell(describe_line(line, "" if reading.name == self.first_protocol else reading.id))
 
     def write_status(self, state: State, progress: Progress) -> None:
         if self.processes.device.type == "cuda":

@@ -49,6 +49,7 @@ ANOTHER = {
     "keep_weights": "evaluations",
     "eval_when": "after",
     "mechanisms": True,
+    "trackers": ["tensorboard"],
 }
 
 

@@ -80,7 +80,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, RunFolder]:
     folders = {}
     for n in (1, 2, 4):
         out = tmp_path_factory.mktemp(f"processes{n}")
-        stdout = finish(launch(out, n, "-m", "harness.train", *ARGUMENTS))
+        stdout = finish(launch(out, n, "-m", "harness.train", *ARGUMENTS, "--set", "trackers=tensorboard"))
         folders[n] = only_folder(out)
         assert stdout.splitlines()[-1] == str(folders[n].path)
     return folders
@@ -89,6 +89,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, RunFolder]:
 def test_the_run_id_does_not_depend_on_the_number_of_processes(runs: dict[int, RunFolder]) -> None:
     assert len({folder.path.name for folder in runs.values()}) == 1
     assert [runs[n].read_environment()["num_processes"] for n in runs] == [1, 2, 4]
+
+
+def test_one_process_tells_the_trackers(runs: dict[int, RunFolder]) -> None:
+    assert [len([*folder.path.glob("tensorboard/events.*")]) for folder in runs.values()] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("n", [2, 4])
