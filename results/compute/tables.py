@@ -11,7 +11,7 @@ from harness.measures import MEASURES, select
 from results.compute.baseline import BASELINE, mark_best
 from results.compute.processes import OTHER_PROCESSES
 from results.compute.summary import RULES, SETTING, is_missing
-from results.read.labels import LABEL_COLUMNS, NEUTRAL, format_value, label_cells, name_setting
+from results.read.labels import LABEL_COLUMNS, NEUTRAL, format_value, label_cells, name_file, name_setting
 from results.read.schema import OVER_SEEDS, Column
 
 NUMBERS = {"cifar10": 1, "ffhq": 2, "mnist": 3, "emnist": 4, "fashion_mnist": 5}
@@ -90,13 +90,12 @@ def build_tables(summary: pd.DataFrame, best: pd.DataFrame, references: pd.DataF
             free.append(block)
         tables += [(str(dataset), blocks, None) for blocks in own]
     tables = _join_neighbours(tables)
-    counts: dict[str, int] = {}
+    taken: set[str] = set()
     built = []
     for dataset, blocks, varied in tables:
-        counts[dataset] = counts.get(dataset, 0) + 1
         number = NUMBERS.get(dataset)
-        stem = f"table{number}-{dataset}" if number else f"table-{dataset}"
-        stem += f"-{counts[dataset]}" if counts[dataset] > 1 else ""
+        shared_by_all = blocks[0].iloc[0].drop([varied] if varied else [])
+        stem = name_file(f"table{number}-{dataset}" if number else f"table-{dataset}", shared_by_all, taken)
         rows = pd.concat([_build_block(block, floors) for block in blocks], ignore_index=True)
         built.append(PaperTable(stem, _caption(number, dataset, blocks, varied), rows, varied))
     return sorted(built, key=lambda table: (NUMBERS.get(table.rows["dataset"].iloc[0], 9), table.stem))

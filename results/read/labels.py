@@ -4,8 +4,10 @@ What of a setting is the paper's goes without saying; whatever is not is said wh
 """
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,7 @@ NEUTRAL: dict[str, Any] = {
     name: FIELDS[name].default_among({"image_size": 32}) for name in TRAINING_COLUMNS if name not in _NAMED_OTHERWISE
 } | {"training": "{}"}
 LABEL_COLUMNS = [column for column in CONFIGURATION if column.name in NEUTRAL]
+MOST_LETTERS = 100  # of a label in a file's name
 BARE = ("architecture", "mixed_precision")  # whose values say what they are
 
 
@@ -100,6 +103,19 @@ def name_setting(text: str, row: Row) -> str:
 def name_place(row: Row) -> str:
     """Data set, size and what else there is to say: "mnist 32 px (conv)"."""
     return name_setting(f"{row['dataset']} {row['image_size']} px", row)
+
+
+def name_file(stem: str, row: Row, taken: set[str]) -> str:
+    """A stem for the files of a row's setting, with what of it is not the paper's; `taken` then holds it too.
+
+    Where another setting has taken that name, the budget tells them apart, or else a number.
+    """
+    label = re.sub(r"[^A-Za-z0-9._]+", "-", label_setting(row)).strip("-.")[:MOST_LETTERS]
+    named = f"{stem}-{label}" if label else stem
+    names = chain([named, f"{named}-{row.get('epochs')}epochs"], (f"{named}-{number}" for number in count(2)))
+    found = next(name for name in names if name not in taken)
+    taken.add(found)
+    return found
 
 
 def distinguishing_options(rows: pd.DataFrame) -> list[str]:

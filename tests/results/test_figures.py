@@ -9,9 +9,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import results.show.epochs
+from results.compute.analysis import analyse
 from results.read.collect import PAPER_ORDER, collect
 from results.show.epochs import build_grids
 from results.show.figures import Drawing, draw_all, draw_fid, draw_samples, draw_sigma, save_figure
+from results.show.figures.forest import draw_forest
 from tests.results.runs import evaluation, write_campaign, write_picture, write_run
 
 TWO = {"aae": [10.0, 14.0, 12.0], "n_iter": [5.0, 7.0, 6.0]}
@@ -34,6 +36,32 @@ def test_fid_over_epochs_has_a_line_per_seed_their_mean_and_a_band(tmp_path: Pat
     ends = sorted(float(np.asarray(line.get_ydata())[-1]) for line in axis.lines)
     assert ends == pytest.approx([5, 6, 6, 7, 10, 12, 12, 14])
     assert len(axis.collections) == 2, "bands"
+
+
+def test_a_cell_stands_in_the_legend_once_however_many_seeds_it_has_in_each_setting(tmp_path: Path) -> None:
+    write_campaign(tmp_path, TWO)
+    write_campaign(tmp_path, {"aae": [9.0, 8.0]}, prefix="fast-", learning_rate=3e-3)
+    (drawing,) = draw_fid(collect(tmp_path))
+    assert legend(drawing.figure) == ["aae (n = 2 to 3)", "n_iter (n = 3)"]
+
+
+def test_files_are_called_after_what_their_settings_differ_in(tmp_path: Path) -> None:
+    write_campaign(tmp_path, TWO)
+    write_campaign(tmp_path, {"aae": [9.0, 8.0]}, prefix="fast-", learning_rate=3e-3, latent_dim=2)
+    stems = {drawing.stem for drawing in draw_all(collect(tmp_path))}
+    assert {"figure10-digits-32px", "figure10-digits-32px-learning_rate-0.003-latent_dim-2"} <= stems
+
+
+def test_the_forest_plot_has_a_square_for_each_data_set_and_a_diamond_over_all(tmp_path: Path) -> None:
+    for dataset in ("digits", "mnist", "emnist"):
+        write_campaign(tmp_path, TWO, dataset=dataset)
+    analysis = analyse(collect(tmp_path))
+    (drawing,) = draw_forest(analysis.comparisons, analysis.frames["across_datasets"])
+    assert drawing.stem == "forest-fid"
+    axis = drawing.figure.axes[0]
+    markers = [line.get_marker() for line in axis.lines if line.get_marker() not in ("None", "", None)]
+    assert (markers.count("s"), markers.count("D")) == (3, 1)
+    plt.close(drawing.figure)
 
 
 def test_fid_is_drawn_in_logarithms_where_it_has_some(tmp_path: Path) -> None:
@@ -155,7 +183,7 @@ def test_the_papers_pairs_are_drawn_where_both_were_trained(tmp_path: Path) -> N
     for variant in ("aae", "vae_gan"):
         folder = write_run(tmp_path, variant, {5: evaluation(9), 10: evaluation(5)}, variant=variant)
         write_picture(folder, 10)
-    write_campaign(tmp_path, TWO, pictures=True, image_size=64, dataset="ffhq")
+    write_campaign(tmp_path, TWO, pictures=True, image_size=64, dataset="ffhq", batch_size=256)
     drawings = draw(tmp_path)
     assert drawings["figure4-digits-32px"].caption == "Prior samples at epoch 10."
     assert "n_iter" in drawings["figure8-ffhq-64px"].title

@@ -66,7 +66,7 @@ def test_a_label_says_what_differs_and_nothing_else(changed: dict[str, Any], lab
 class TestTables:
     def test_each_setting_has_its_own_and_the_papers_comes_first(self, both: Analysis) -> None:
         tables = {table.stem: table for table in both.tables}
-        assert list(tables) == ["table5-fashion_mnist", "table5-fashion_mnist-2"]
+        assert list(tables) == ["table5-fashion_mnist", "table5-fashion_mnist-conv-bf16-ema_decay-0.999"]
         plain, changed = tables.values()
         assert "fashion_mnist at 32 px after 10 epochs, mean" in plain.caption
         assert f"fashion_mnist at 32 px after 10 epochs ({LABEL}), mean" in changed.caption

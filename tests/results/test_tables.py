@@ -238,7 +238,7 @@ def test_both_sizes_of_ffhq_share_table_2_and_other_budgets_do_not(tmp_path: Pat
     write_campaign(tmp_path, campaign, dataset="ffhq", prefix="long-", epochs=20, protocol_id="paper-32")
     tables = {table.stem: table.rows for table in analysis_of(tmp_path).tables}
     assert set(tables["table2-ffhq"]["image_size"]) == {32, 64}
-    assert set(tables["table2-ffhq-2"]["epochs"]) == {20}
+    assert set(tables["table2-ffhq-20epochs"]["epochs"]) == {20}
     published = tables["table2-ffhq"].set_index(["image_size", "variant"])["published_fid"]
     assert published[64, "aae"] == 185.864
 

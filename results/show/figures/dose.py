@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from results.compute.dose import FAMILY, RESPONSES
-from results.read.labels import add_label, label_setting
+from results.read.labels import add_label, label_setting, name_file
 from results.show.figures.style import (
     COLORS,
     LINES,
@@ -36,7 +36,7 @@ def draw_dose(doses: pd.DataFrame) -> Iterator[Drawing]:
     drawable = mask_undrawable(doses, ["noise_share", *RESPONSES])
     groups = [*drawable.groupby(PLACE, dropna=False, sort=False)]
     more = f" Shown: the first {MOST_PANELS} of {len(groups)}." if len(groups) > MOST_PANELS else ""
-    stems: dict[str, int] = {}
+    taken: set[str] = set()
     for (variant, dataset, size, epochs, _), group in groups[:MOST_PANELS]:
         responses = [name for name in RESPONSES if group[name].notna().any()]
         if not responses:
@@ -48,10 +48,10 @@ def draw_dose(doses: pd.DataFrame) -> Iterator[Drawing]:
             axis.set(xlabel="noise share of the codes", ylabel=RESPONSES[response][0])
             used.append(axis)
         add_legend(figure, used)
-        stem = f"dose-{str(variant).rpartition(':')[2]}-{dataset}-{size}px"
-        stems[stem] = stems.get(stem, 0) + 1
+        first = {"epochs": epochs}  # what else a family shares differs from dose to dose, and stands in its name
+        stem = name_file(f"dose-{str(variant).rpartition(':')[2]}-{dataset}-{size}px", first, taken)
         title = f"Dose and response: {variant}, {dataset} {size} px, {epochs} epochs"
-        yield Drawing(f"{stem}-{stems[stem]}" if stems[stem] > 1 else stem, title, CAPTION + more, figure)
+        yield Drawing(stem, title, CAPTION + more, figure)
         plt.close(figure)
 
 

@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from results.compute.across_datasets import SHARED
-from results.read.labels import label_cells, label_setting
+from results.read.labels import label_cells, label_setting, name_file
 from results.read.schema import LARGEST
 from results.show.figures.style import Drawing, use_logarithms
 
@@ -22,7 +22,8 @@ def draw_forest(comparisons: pd.DataFrame, across: pd.DataFrame) -> Iterator[Dra
     pooled = across[(across["measure"] == "fid") & (across["sampler"] == "prior") & (across["scale"] == "log")]
     single = comparisons[(comparisons["measure"] == "fid") & comparisons["ratio_low"].notna()]
     pooled, single = _drawable(pooled), _drawable(single)
-    for number, (_, campaign) in enumerate(pooled.groupby(SHARED, dropna=False, sort=False), start=1):
+    taken: set[str] = set()
+    for _, campaign in pooled.groupby(SHARED, dropna=False, sort=False):
         keys = ["variant", "options", *SHARED]
         rows = single.merge(campaign[keys], on=keys)
         figure, axis = plt.subplots(figsize=(6.4, 0.8 + 0.24 * (len(rows) + 2 * len(campaign))))
@@ -35,7 +36,7 @@ def draw_forest(comparisons: pd.DataFrame, across: pd.DataFrame) -> Iterator[Dra
         figure.tight_layout()
         named = label_setting(campaign.iloc[0])
         title = "FID over all data sets" + (f" ({named})" if named else "")
-        yield Drawing(f"forest-fid-{number}" if number > 1 else "forest-fid", title, CAPTION, figure, "keep")
+        yield Drawing(name_file("forest-fid", campaign.iloc[0], taken), title, CAPTION, figure, "keep")
         plt.close(figure)
 
 

@@ -17,11 +17,12 @@ from harness.files import replacing_file
 from results.compute.statistics import compute_half_width
 from results.compute.summary import SETTING, primary_rows
 from results.read.collect import PAPER_ORDER, Collection
-from results.read.labels import label_cells, name_setting
+from results.read.labels import label_cells, name_file, name_setting
 from results.read.schema import LARGEST, NO_SEARCH, NUMBERS
 
 mpl.use("agg")
 MOST_PANELS = 12  # settings shown; a caption says where there are more
+SEEDS = " (n = "  # in a legend, between a cell and its number of seeds
 FEWEST_SEEDS = 3  # that get a band: the 95 % interval of two is 13 standard errors wide, and hides the rest
 # Okabe and Ito's colours, which the colour-blind can tell apart, from dark to light so that grey tells them too.
 COLORS = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d00", "#7f7f7f"]
@@ -82,12 +83,10 @@ def note_undrawable(collection: Collection, measure: str) -> str:
 def split_settings(rows: pd.DataFrame) -> tuple[list[tuple[str, str, pd.DataFrame]], str]:
     """(title, stem, rows) of each setting, MOST_PANELS of them at most; and a sentence where there are more."""
     keys = [name for name in SETTING if name != "sampler"]
-    settings, stems = [], {}
+    settings, taken = [], set()
     for _, group in rows.groupby(keys, dropna=False, sort=False):
         first = group.iloc[0]
-        stem = f"{first['dataset']}-{first['image_size']}px"
-        stems[stem] = stems.get(stem, 0) + 1
-        stem += f"-{stems[stem]}" if stems[stem] > 1 else ""
+        stem = name_file(f"{first['dataset']}-{first['image_size']}px", first, taken)
         title = name_setting(f"{first['dataset']} {first['image_size']} px, {first['epochs']} epochs", first)
         settings.append((title, stem, group))
     note = f" Shown: the first {MOST_PANELS} of {len(settings)} settings." if len(settings) > MOST_PANELS else ""
@@ -138,7 +137,7 @@ def plot_seeds(
         half = compute_half_width(seeds.std().to_numpy(), seeds.count().to_numpy())
         every = max(1, len(mean) // 12)
         axis.plot(
-            mean.index, mean, label=f"{cell} (n = {group['run_id'].nunique()})", markersize=4, markevery=every, **style
+            mean.index, mean, label=f"{cell}{SEEDS}{group['run_id'].nunique()})", markersize=4, markevery=every, **style
         )
         known = seeds.count().to_numpy() >= FEWEST_SEEDS
         epochs = mean.index.to_numpy()[known]
@@ -177,13 +176,21 @@ def count_epochs(axis: Axes) -> None:
 
 
 def add_legend(figure: Figure, axes: list[Axes]) -> None:
-    """One legend for all panels, to their right."""
+    """One legend for all panels, to their right; a cell stands in it once, however many seeds it has in each."""
     handles: dict[str, Any] = {}
+    seeds: dict[str, set[int]] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
+            name, _, n = label.partition(SEEDS)
+            handles.setdefault(name, handle)
+            seeds.setdefault(name, set()).update([int(n[:-1])] if n else [])
+    labels = [f"{name}{SEEDS}{_span(seeds[name])})" if seeds[name] else name for name in handles]
     figure.tight_layout()
-    figure.legend(handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    figure.legend(handles.values(), labels, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+
+
+def _span(numbers: set[int]) -> str:
+    return str(min(numbers)) if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"
 
 
 def save_figure(figure: Figure, path: Path) -> None:
