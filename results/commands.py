@@ -93,7 +93,8 @@ def report_command(
 ) -> None:
     """Write report.html: what was run, what it shows, tables, claims, figures; one file that works offline.
 
-    Writes the tables of `aaebench collect` and figures/ (PNG and SVG) beside it.
+    Writes the tables of `aaebench collect` and figures/ beside it: PNG, SVG, and PDF at the widths of a paper's columns
+    (the latter at the end, with --watch).
 
     Parameters
     ----------

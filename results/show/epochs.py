@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from results.read.collect import Collection
@@ -13,7 +14,8 @@ from results.show.figures.samples import GRID, find_pictures, first_seed, read_p
 from results.show.figures.style import split_settings
 
 ROWS = 3  # of a picture's eight that are shown
-MOST_FRAMES = 240  # in a report, so that its file stays small: some 5 kB each
+MOST_SIDE = 64  # pixels of an image: larger ones are shrunk
+MOST_PIXELS = 8_000_000  # of all frames of a report, so that its file stays small: some 1.5 MB
 QUALITY = 50  # WebP's
 
 
@@ -35,18 +37,29 @@ def build_grids(collection: Collection) -> tuple[list[Grids], str]:
     """The first seed of each cell, at epochs evenly spread over those that were evaluated; and what is left out."""
     rows = find_pictures(collection, last=False)
     settings, more = split_settings(rows) if len(rows) else ([], "")
-    each = max(2, MOST_FRAMES // max(1, sum(group["cell"].nunique() for _, _, group in settings)))
-    grids, left = [], MOST_FRAMES
+    needed = sum(group["cell"].nunique() * _count_pixels(group) for _, _, group in settings)
+    each = max(2, MOST_PIXELS // max(1, needed))
+    grids, left, left_out = [], MOST_PIXELS, 0
     for name, _, group in settings:
         files = first_seed(group).drop_duplicates(["cell", "epoch"]).set_index(["cell", "epoch"])["picture"]
         epochs = _spread(sorted(group["epoch"].unique()), each)
-        cells = list(group["cell"].unique())[: left // len(epochs)]
-        left -= len(cells) * len(epochs)
+        line = len(epochs) * _count_pixels(group)
+        cells = list(group["cell"].unique())[: left // line]
+        left -= len(cells) * line
+        left_out += group["cell"].nunique() - len(cells)
         frames = [(cell, [_encode(files.get((cell, epoch))) for epoch in epochs]) for cell in cells]
-        side = next((int(size) for size in group["image_size"]), 0)
-        if any(frame for _, line in frames for frame in line):
-            grids.append(Grids(name, epochs, frames, GRID * side, ROWS * side))
+        if any(frame for _, shown in frames for frame in shown):
+            grids.append(Grids(name, epochs, frames, GRID * _side(group), ROWS * _side(group)))
+    more += f" Left out, so that this file stays small: {left_out} cells." if left_out else ""
     return grids, more
+
+
+def _side(rows: pd.DataFrame) -> int:
+    return min(int(rows["image_size"].iloc[0]), MOST_SIDE)
+
+
+def _count_pixels(rows: pd.DataFrame) -> int:
+    return GRID * ROWS * _side(rows) ** 2
 
 
 def _spread(epochs: Sequence[int], most: int) -> list[int]:
@@ -64,5 +77,7 @@ def _encode(file: str | None) -> str | None:
     except Exception:  # what a damaged picture raises is open-ended, and none may stop the report; figures name it
         return None
     buffer = io.BytesIO()
-    Image.fromarray(picture[: picture.shape[0] // GRID * ROWS]).save(buffer, "WEBP", quality=QUALITY)
+    image = Image.fromarray(picture[: picture.shape[0] // GRID * ROWS])
+    image.thumbnail((GRID * MOST_SIDE, ROWS * MOST_SIDE))
+    image.save(buffer, "WEBP", quality=QUALITY)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -79,7 +79,7 @@ def say_once(table: HtmlTable | None, column: str = "data set") -> HtmlTable | N
 def build_paper_table(table: PaperTable) -> HtmlTable:
     """One of the paper's tables: ours, then the published numbers."""
     measures = shown_columns(table.rows)
-    published = table.rows["published_fid"].notna().any()
+    published = bool(table.rows["published_fid"].notna().any())
     varied = [table.varied] if table.varied else []
     names = ["method", *varied, "px", "n", *(SHOWN[name][0] for name in measures)]
     names += ["FID (published)", "IS (published)"] if published else []
@@ -106,7 +106,7 @@ def build_paper_table(table: PaperTable) -> HtmlTable:
         table.caption,
         columns(names, ["method"]),
         rows,
-        notes_of(table.rows, table.rows["label"], published),
+        notes_of(table.rows, list(table.rows["label"]), published),
     )
 
 

@@ -133,9 +133,13 @@ class TestGridsOverEpochs:
 
     def test_are_thinned_evenly_where_there_are_too_many(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_campaign(tmp_path, TWO, pictures=True)
-        monkeypatch.setattr(results.show.epochs, "MOST_FRAMES", 4)
+        monkeypatch.setattr(results.show.epochs, "MOST_PIXELS", 4 * 256 * 96)
         ((grids,), _) = build_grids(collect(tmp_path))
         assert grids.epochs == [0, 10], "the first and the last stay"
+        monkeypatch.setattr(results.show.epochs, "MOST_PIXELS", 3 * 256 * 96)
+        ((grids,), more) = build_grids(collect(tmp_path))
+        assert [cell for cell, _ in grids.frames] == ["aae"]
+        assert more == " Left out, so that this file stays small: 1 cells."
 
 
 def test_one_seed_has_no_band(tmp_path: Path) -> None:

@@ -74,8 +74,11 @@ def _move_legend(figure: Figure, width: float) -> int:
     """From the side to below the panels, in as many columns as its texts leave room for. Returns: its lines."""
     lines = 0
     for legend in list(figure.legends):
-        handles, labels = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
+        handles = [handle for handle in legend.legend_handles if handle is not None]
+        labels = [text.get_text() for text in legend.get_texts()]
         legend.remove()
+        if not labels:
+            continue
         across = max(1, _count_letters(width) // (max(map(len, labels)) + 6))  # 6: a handle, and the gaps
         spacing = {"handlelength": 1.5, "handletextpad": 0.5, "columnspacing": 1.0}
         figure.legend(handles, labels, loc="outside lower center", ncols=across, fontsize=LETTERS, **spacing)

@@ -47,12 +47,12 @@ def draw_seeds(collection: Collection) -> Iterator[Drawing]:
 
 def _place(rows: pd.DataFrame, measure: Measure) -> tuple[np.ndarray, str] | None:
     """Places from 0, the worst, to 1 (N,), and what stands there; None for a score that does not tell seeds apart."""
-    values = rows[measure.name].astype(float)
-    if values.nunique() < 2:
+    values = rows[measure.name].to_numpy(float, na_value=np.nan)
+    if len(np.unique(values[np.isfinite(values)])) < 2:
         return None
-    scaled = np.log(values) if measure.scale == "log" and values.min() > 0 else values
-    places = ((scaled - scaled.min()) / (scaled.max() - scaled.min())).to_numpy()
-    ends = [values.min(), values.max()]
+    scaled = np.log(values) if measure.scale == "log" and np.nanmin(values) > 0 else values
+    places = (scaled - np.nanmin(scaled)) / (np.nanmax(scaled) - np.nanmin(scaled))
+    ends = [np.nanmin(values), np.nanmax(values)]
     if measure.better == "lower":
         places, ends = 1 - places, ends[::-1]
     return places, " to ".join(f"{end * measure.factor:.{measure.digits}f}" for end in ends)
