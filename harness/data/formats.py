@@ -19,15 +19,15 @@ from torch import Tensor
 
 from harness.config import Crop
 from harness.data.factors import Factors
+from harness.data.labels import Labelled, label_files
 from harness.data.pixels import decode_image, fit
-from harness.data.source import Source, list_some, require_readable_size, require_room, shown
+from harness.data.source import Source, choose_split, list_some, require_readable_size, require_room, shown
 from harness.errors import InputError
 from harness.protocol import Split
 from harness.terminal import Bar
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif"}
 IMAGE_SUFFIXES |= {".jp2", ".ppm", ".pgm", ".pbm", ".pnm"}
-SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 READ_AT_ONCE = 16  # images that a thread reads before it takes more: handing over single ones costs a tenth of the time
 IDX_IMAGES = "*images*idx3-ubyte*"
 
@@ -58,9 +58,7 @@ def read_own_idx(source: Source, split: Split) -> Contents:
     Raises: InputError if there is more than one that may be meant.
     """
     found = [source.named] if source.named else source.find_all(IDX_IMAGES)
-    words = ("test", "t10k") if split == "test" else ("train",)
-    of_split = [name for name in found if any(word in PurePosixPath(name).name for word in words)]
-    found = of_split or found
+    found = choose_split(found, split == "test")
     if len(found) != 1:
         raise InputError(f"{shown(source.path)} holds {list_some(found)}; name the one that is meant: --from FILE")
     (images,) = found
@@ -108,19 +106,20 @@ def read_content(source: Source, name: str) -> bytes:
         raise InputError(f"{where} is truncated or damaged: {error}") from error
 
 
-def read_image_files(source: Source, image_size: int, crop: Crop, *, with_classes: bool = False) -> Contents:
+def read_image_files(source: Source, image_size: int, crop: Crop, *, with_labels: bool = False) -> Contents:
     """Every image file, sorted by name, as a viewer shows it, brought to S x S as it is read.
 
     Grey ((N, 1, S, S)) if all of them are grey.
 
-    Args: with_classes: the folders in which all images lie are their classes, if there are two or more.
+    Args: with_labels: as harness.data.labels finds them, and then only of the images that are labelled there.
     Raises: InputError naming the files that cannot be read, or if there are none.
     """
     names, passed_over = find_images(source)
-    batch = Batch(names, lambda index: source.read(names[index]))
-    images = decode_images(source.path, len(names), [batch], image_size, crop)
-    labels, classes = _read_classes(names) if with_classes else (None, [])
-    return Contents(images, labels, classes, passed_over)
+    labelled = label_files(source, names) if with_labels else Labelled(names)
+    batch = Batch(labelled.names, lambda index: source.read(labelled.names[index]))
+    images = decode_images(source.path, len(labelled.names), [batch], image_size, crop)
+    passed_over = sorted({*passed_over}.difference(labelled.told_by) | labelled.left_out)
+    return Contents(images, labelled.labels, labelled.classes, passed_over)
 
 
 class Batch(NamedTuple):
@@ -173,7 +172,7 @@ def decode_images(path: Path, n: int, batches: Iterable[Batch], image_size: int,
 def find_images(source: Source) -> tuple[list[str], list[str]]:
     """The names of the images, and of what is passed over, sorted. Raises: InputError if there are no images."""
     Image.init()  # whose plugins threads would load at once
-    names = [name for name in source.names if _is_image(PurePosixPath(name))]
+    names = [name for name in source.names if is_image(PurePosixPath(name))]
     if not names:
         raise InputError(f"{shown(source.path)} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     images = set(names)
@@ -193,20 +192,7 @@ def unreadable_images(path: Path, unreadable: list[str], n: int) -> InputError:
     )
 
 
-def _is_image(name: PurePosixPath) -> bool:
+def is_image(name: PurePosixPath) -> bool:
+    """By its suffix; what is hidden is none."""
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
     return name.suffix.lower() in IMAGE_SUFFIXES and not hidden
-
-
-def _read_classes(names: Sequence[str]) -> tuple[Tensor | None, list[str]]:
-    """The label of each image and the classes' names: the first folders in which the images' paths differ."""
-    folders = [PurePosixPath(name).parent.parts for name in names]
-    depth = 0
-    while len({parts[: depth + 1] for parts in folders}) == 1 and len(folders[0]) > depth:
-        depth += 1
-    classes = sorted({parts[depth] for parts in folders if len(parts) > depth})
-    lies_beside = any(len(parts) <= depth for parts in folders)
-    if lies_beside or len(classes) < 2 or {name.lower() for name in classes} <= SPLITS:
-        return None, []
-    numbers = {name: number for number, name in enumerate(classes)}
-    return torch.tensor([numbers[parts[depth]] for parts in folders]), classes

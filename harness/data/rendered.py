@@ -45,7 +45,7 @@ def read_npz(source: Source, image_size: int, crop: Crop) -> Contents:
         part.max() <= 1 for part in np.array_split(images, -(-len(images) // IMAGES_AT_ONCE))
     )
     read = _reader(images, images.shape, images.dtype, where)
-    fitted = _fit_parts(read, len(images), image_size, crop, 255 if is_mask else 1, where)
+    fitted = fit_parts(read, len(images), image_size, crop, 255 if is_mask else 1, where)
     return Contents(fitted, factors=factors)
 
 
@@ -67,7 +67,7 @@ def read_hdf5(source: Source, image_size: int, crop: Crop) -> Contents:
                 raise InputError(f"{where} holds {', '.join(map(shown, file))}; 3D Shapes has `images` and `labels`")
             factors = number_values(labels[:], SHAPES_3D, len(images), where)
             read = _reader(images, images.shape, images.dtype, where)
-            return Contents(_fit_parts(read, len(images), image_size, crop, 1, where), factors=factors)
+            return Contents(fit_parts(read, len(images), image_size, crop, 1, where), factors=factors)
     except (OSError, RuntimeError) as error:  # what h5py raises for damaged files
         raise InputError(f"{where} is no whole HDF5 file: {error}") from error
 
@@ -90,7 +90,7 @@ def _reader(images: Any, shape: tuple[int, ...], dtype: np.dtype, where: str) ->
     return read
 
 
-def _fit_parts(read: Read, n: int, image_size: int, crop: Crop, white: int, where: str) -> Tensor:
+def fit_parts(read: Read, n: int, image_size: int, crop: Crop, white: int, where: str) -> Tensor:
     """All images at S px, a part at a time: as they come they may be larger than the memory."""
     if n == 0:
         raise InputError(f"{where} holds no images")

@@ -68,6 +68,25 @@ class Source:
         return [name for name in self.names if fnmatch(PurePosixPath(name).name, pattern)]
 
 
+def choose_split(names: Sequence[str], test: bool) -> list[str]:
+    """The files whose names say that they are of the training or of the test split; all of them where none does."""
+    words = ("test", "t10k") if test else ("train",)
+    return [name for name in names if any(word in PurePosixPath(name).name for word in words)] or [*names]
+
+
+def join_tars(source: Source, names: Sequence[str]) -> Source:
+    """The files of several tars of a folder, as WebDataset has its shards, each in a folder of its tar's name."""
+    tars = {name: open_source(source.path / name) for name in names}
+
+    def read(name: str) -> bytes:
+        tar = next(tar for tar in names if name.startswith(f"{tar}/"))
+        return tars[tar].read(name.removeprefix(f"{tar}/"))
+
+    files = [f"{tar}/{name}" for tar, opened in tars.items() for name in opened.names]
+    passed_over = [f"{tar}/{name}" for tar, opened in tars.items() for name in opened.passed_over]
+    return Source(source.path, sorted(files), read, sorted(passed_over))
+
+
 EMBEDDED = Source(Path("embedded"), [], lambda name: b"")
 
 
@@ -119,11 +138,11 @@ def open_source(path: Path) -> Source:
             return _open_zip(path)
     except DAMAGES as error:
         raise InputError(f"{shown(path)} is a damaged archive: {error}") from error
-    known = ("*-ubyte*", "data_batch*", *HDF5, "*.parquet", "*.arrow", "*.npy")
+    known = ("*-ubyte*", "data_batch*", *HDF5, "*.parquet", "*.arrow", "*.npy", "*.mdb")
     if path.is_file() and not any(fnmatch(path.name, pattern) for pattern in known):
         raise InputError(
             f"{shown(path)} is no folder, no whole zip or tar archive, no idx file, no CIFAR-10 batch, and no "
-            ".h5, .parquet, .arrow, .npz or .npy file"
+            ".h5, .parquet, .arrow, .npz, .npy or .mdb file"
         )
     folder = path if path.is_dir() else path.parent
     try:

@@ -4,12 +4,12 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fnmatch import fnmatch
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 
@@ -17,11 +17,23 @@ from harness.config import Crop, check_dataset_name
 from harness.data.cache import Entry, cache_folder, cached, locked, read_metadata, save_entry
 from harness.data.columns import find_tables, read_tables
 from harness.data.factors import read_description
-from harness.data.formats import IDX_IMAGES, Contents, describe_use, read_image_files, read_own_idx
+from harness.data.formats import IDX_IMAGES, Contents, describe_use, is_image, read_image_files, read_own_idx
+from harness.data.lightning import read_lmdb
+from harness.data.numbers import read_arrays
 from harness.data.pixels import BACKGROUND, fit
 from harness.data.rendered import read_hdf5, read_npz
 from harness.data.sets import DATASETS, Reader, TrainingSet
-from harness.data.source import EMBEDDED, HDF5, MissingFileError, Source, list_some, open_source, shown
+from harness.data.source import (
+    EMBEDDED,
+    HDF5,
+    MissingFileError,
+    Source,
+    choose_split,
+    join_tars,
+    list_some,
+    open_source,
+    shown,
+)
 from harness.errors import InputError, unknown
 from harness.files import temporary_path
 from harness.protocol import Split
@@ -201,23 +213,32 @@ def _prepare(wanted: Prepared, source: Path | None) -> Entry:
 
 
 def _choose_reader(wanted: Prepared, source: Source) -> Reader:
-    """The published format's; for a user's own data that of idx files or arrays where there are any, else of images."""
+    """The published format's; for a user's own data that of the first kind of files that is there."""
+    split = wanted.split
     if wanted.name in DATASETS:
         dataset = DATASETS[wanted.name]
-        return dataset.read if wanted.split == "train" else dataset.read_test or read_image_files
-    if source.find_all("imgs.npy"):
-        return read_npz
-    if tables := find_tables(source, wanted.split) if source.path.is_dir() else []:
-        return lambda source, image_size, crop: read_tables(source, tables, image_size, crop)
-    if any(fnmatch(source.named, pattern) for pattern in HDF5):
-        return read_hdf5
-    if source.find_all(IDX_IMAGES):
+        return dataset.read if split == "train" else dataset.read_test or read_image_files
+    kinds: list[tuple[Callable[[], Any], Reader]] = [
+        (lambda: source.find_all("imgs.npy"), read_npz),
+        (lambda: any(fnmatch(source.named, pattern) for pattern in HDF5), read_hdf5),
+        (lambda: source.path.suffix == ".npz" or fnmatch(source.named, "*.npy"), partial(read_arrays, split=split)),
+        (lambda: find_tables(source, split), partial(read_tables, split=split)),
+        (lambda: source.find_all("data.mdb"), read_lmdb),
+        (lambda: source.find_all(IDX_IMAGES), lambda source, *_: read_own_idx(source, split)),
+        (lambda: _find_shards(source), partial(_read_shards, split=split)),
+    ]
+    return next((reader for is_there, reader in kinds if is_there()), partial(read_image_files, with_labels=True))
 
-        def read(source: Source, *_: object) -> Contents:
-            return read_own_idx(source, wanted.split)
 
-        return read
-    return partial(read_image_files, with_classes=True)
+def _find_shards(source: Source) -> list[str]:
+    """The tars of a folder that has nothing else of images."""
+    tars = source.find_all("*.tar") if source.path.is_dir() else []
+    return tars if not any(is_image(PurePosixPath(name)) for name in source.names) else []
+
+
+def _read_shards(source: Source, image_size: int, crop: Crop, split: Split) -> Contents:
+    joined = join_tars(source, choose_split(_find_shards(source), split == "test"))
+    return read_image_files(joined, image_size, crop, with_labels=True)
 
 
 def known_datasets() -> set[str]:

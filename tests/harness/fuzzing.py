@@ -23,6 +23,8 @@ from types import FrameType
 from typing import Any, NoReturn, get_args
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from cyclopts import App
@@ -234,6 +236,22 @@ class World:
             self.found[path] = before
 
 
+def write_layouts(pristine: Path, images: Path, pixels: np.ndarray) -> None:
+    """Data as people have it: arrays, tables of rows, labels beside four images."""
+    np.save(pristine / "floats.npy", (pixels / 255).astype(np.float32))
+    rows = pa.table(
+        {"image": [{"bytes": file.read_bytes()} for file in sorted(images.iterdir())], "label": [0, 1, 0, 1]}
+    )
+    pq.write_table(rows, pristine / "rows.parquet")
+    with pa.ipc.new_stream(pristine / "rows.arrow", rows.schema) as stream:
+        stream.write_table(rows)
+    listed = shutil.copytree(images, pristine / "listed")
+    (listed / "metadata.csv").write_text("file_name,label\n000.png,cat\n001.png,dog\n")
+    sampled = shutil.copytree(images, pristine / "sampled")
+    for file in images.iterdir():
+        (sampled / f"{file.stem}.json").write_text('{"label": 3}')
+
+
 def build_world(root: Path) -> World:
     """Everything that is read, small, whole and of this version."""
     pristine = root / "pristine"
@@ -254,6 +272,7 @@ def build_world(root: Path) -> World:
     pixels = random.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     np.savez(pristine / "images.npz", pixels)
     np.savez_compressed(pristine / "packed.npz", images=pixels, labels=np.arange(12))
+    write_layouts(pristine, images, pixels)
     np.savez(pristine / "statistics.npz", mu=np.zeros(128), sigma=np.eye(128))
     for folder, compress in (("idx", False), ("idx-gz", True)):
         (pristine / folder).mkdir()
