@@ -1,7 +1,5 @@
 """report.html: one file with everything in it, made from an analysis by the template in page/."""
 
-import base64
-import io
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
@@ -15,7 +13,7 @@ from results.compute.analysis import FILES, Analysis
 from results.read.schema import SCHEMA_VERSION
 from results.show.budget_table import INTRO as BUDGETS_INTRO
 from results.show.budget_table import build_tuned_table
-from results.show.figures import Drawing, draw_all, save_figure
+from results.show.figures import Drawing, draw_all, encode_picture, save_figure
 from results.show.report_tables import (
     build_across_table,
     build_collapse_tables,
@@ -152,17 +150,12 @@ def describe_provenance(analysis: Analysis) -> list[tuple[str, str]]:
 
 
 def _save(drawing: Drawing, output: Output) -> dict[str, Any]:
-    """Both files of a figure; and the picture itself as a data URI, in the smaller of two forms."""
+    """Both files of a figure; and the picture itself as a data URI."""
     png, svg = (output.place(f"figures/{drawing.stem}.{suffix}") for suffix in ("png", "svg"))
     save_figure(drawing.figure, png)
     save_figure(drawing.figure, svg)
     with Image.open(png) as picture:
         image = picture.convert("RGB")
-    forms = []
-    for options in ({"lossless": True}, {"quality": 85}):
-        buffer = io.BytesIO()
-        image.save(buffer, "WEBP", **options)
-        forms.append(buffer.getvalue())
-    source = f"data:image/webp;base64,{base64.b64encode(min(forms, key=len)).decode()}"
     size = {"width": image.width, "height": image.height}
-    return {"stem": drawing.stem, "title": drawing.title, "caption": drawing.caption, "source": source, **size}
+    described = {"stem": drawing.stem, "title": drawing.title, "caption": drawing.caption}
+    return {**described, "source": encode_picture(image), **size}

@@ -8,6 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
+from results.compute.analysis import analyse
 from results.read.collect import PAPER_ORDER, collect
 from results.show.figures import Drawing, draw_all, draw_fid, draw_samples, draw_sigma, save_figure
 from tests.results.runs import evaluation, write_campaign, write_picture, write_run
@@ -20,7 +21,8 @@ def legend(figure: Figure) -> list[str]:
 
 
 def draw(root: Path) -> dict[str, Drawing]:
-    return {drawing.stem: drawing for drawing in draw_all(collect(root))}
+    collection = collect(root)
+    return {drawing.stem: drawing for drawing in draw_all(collection, analyse(collection).frames)}
 
 
 def test_fid_over_epochs_has_a_line_per_seed_their_mean_and_a_band(tmp_path: Path) -> None:
