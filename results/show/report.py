@@ -1,6 +1,5 @@
 """report.html: one file with everything in it, made from an analysis by the template in page/."""
 
-import base64
 import io
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -16,7 +15,7 @@ from results.read.schema import SCHEMA_VERSION
 from results.show.budget_table import INTRO as BUDGETS_INTRO
 from results.show.budget_table import build_tuned_table
 from results.show.epochs import build_grids
-from results.show.figures import Drawing, draw_all, save_figure
+from results.show.figures import Drawing, draw_all, encode_picture, save_figure
 from results.show.figures.page import fit_to_pages
 from results.show.report_tables import (
     build_across_table,
@@ -183,17 +182,7 @@ def _save(drawing: Drawing, output: Output, for_papers: bool) -> dict[str, Any]:
             buffer = io.BytesIO()
             drawing.figure.savefig(buffer, format="png", dpi=200)
             with Image.open(buffer) as picture:
-                narrow = _encode(picture.convert("RGB"))
+                narrow = encode_picture(picture.convert("RGB"))
     size = {"width": image.width, "height": image.height}
     named = {"stem": drawing.stem, "title": drawing.title, "caption": drawing.caption}
-    return {**named, "source": _encode(image), "narrow": narrow, **size}
-
-
-def _encode(image: Image.Image) -> str:
-    """A data URI, in the smaller of two forms."""
-    forms = []
-    for options in ({"lossless": True}, {"quality": 85}):
-        buffer = io.BytesIO()
-        image.save(buffer, "WEBP", **options)
-        forms.append(buffer.getvalue())
-    return f"data:image/webp;base64,{base64.b64encode(min(forms, key=len)).decode()}"
+    return {**named, "source": encode_picture(image), "narrow": narrow, **size}

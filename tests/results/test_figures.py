@@ -24,7 +24,8 @@ def legend(figure: Figure) -> list[str]:
 
 
 def draw(root: Path) -> dict[str, Drawing]:
-    return {drawing.stem: drawing for drawing in draw_all(collect(root))}
+    collection = collect(root)
+    return {drawing.stem: drawing for drawing in draw_all(collection, analyse(collection).frames)}
 
 
 def test_fid_over_epochs_has_a_line_per_seed_their_mean_and_a_band(tmp_path: Path) -> None:

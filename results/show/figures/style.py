@@ -1,6 +1,10 @@
 """What the figures share: how a cell looks, which panels there are, how a figure is saved."""
 
+import base64
+import html
+import io
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +16,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
+from PIL import Image
 
 from harness.files import replacing_file
 from results.compute.statistics import compute_half_width
@@ -20,7 +25,8 @@ from results.read.collect import PAPER_ORDER, Collection
 from results.read.labels import label_cells, name_file, name_setting
 from results.read.schema import LARGEST, NO_SEARCH, NUMBERS
 
-mpl.use("agg")
+if "MPLBACKEND" not in os.environ:  # Jupyter sets it, and shows the user's own figures with it
+    mpl.use("agg")
 MOST_PANELS = 12  # settings shown; a caption says where there are more
 SEEDS = " (n = "  # in a legend, between a cell and its number of seeds
 FEWEST_SEEDS = 3  # that get a band: the 95 % interval of two is 13 standard errors wide, and hides the rest
@@ -53,6 +59,15 @@ class Drawing:
     caption: str
     figure: Figure
     panels: Literal["wrap", "turn", "keep"] = "wrap"
+
+    def _repr_html_(self) -> str:
+        """For Jupyter."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", bbox_inches="tight", dpi=80)
+        with Image.open(buffer) as picture:
+            source = encode_picture(picture.convert("RGB"))
+        title, caption = html.escape(self.title), html.escape(self.caption)
+        return f'<figure><img src="{source}" alt="{title}"><figcaption><b>{title}.</b> {caption}</figcaption></figure>'
 
 
 def evaluations(collection: Collection) -> pd.DataFrame:
@@ -191,6 +206,16 @@ def add_legend(figure: Figure, axes: list[Axes]) -> None:
 
 def _span(numbers: set[int]) -> str:
     return str(min(numbers)) if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"
+
+
+def encode_picture(image: Image.Image) -> str:
+    """A data URI, of the smaller of WebP's two forms."""
+    forms = []
+    for options in ({"lossless": True}, {"quality": 85}):
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", **options)
+        forms.append(buffer.getvalue())
+    return f"data:image/webp;base64,{base64.b64encode(min(forms, key=len)).decode()}"
 
 
 def save_figure(figure: Figure, path: Path) -> None:
