@@ -18,6 +18,7 @@ NARROWEST = 1.5  # inches, of a panel with axes
 HIGHEST = 2.6
 MOST_HEIGHT = 7.0  # of a figure: the article's text is 7.6 high, and there is a caption
 LINE = 0.16  # inches, of a legend
+LABEL = 24  # letters of a line beside a panel
 
 
 def fit_to_pages(drawing: Drawing) -> Iterator[str]:
@@ -61,8 +62,9 @@ def _arrange(figure: Figure, panels: Sequence[Axes], across: int) -> None:
 def _wrap(axis: Axes, width: float) -> None:
     """Titles and labels in lines that the panel has room for. Args: width: of the panel, inches."""
     letters = _count_letters(width)
-    for text in (axis.title, axis.xaxis.label):
-        text.set_text("\n".join(textwrap.fill(line, letters) for line in text.get_text().splitlines()))
+    for text in (axis.title, axis.xaxis.label, axis.yaxis.label):
+        most = letters if text is not axis.yaxis.label else LABEL
+        text.set_text("\n".join(textwrap.fill(line, most) for line in text.get_text().splitlines()))
 
 
 def _count_letters(width: float) -> int:
@@ -75,12 +77,13 @@ def _move_legend(figure: Figure, width: float) -> int:
     lines = 0
     for legend in list(figure.legends):
         handles = [handle for handle in legend.legend_handles if handle is not None]
-        labels = [text.get_text() for text in legend.get_texts()]
+        letters = _count_letters(width) - 6  # a handle, and the gaps
+        labels = [textwrap.fill(text.get_text(), letters) for text in legend.get_texts()]
         legend.remove()
         if not labels:
             continue
-        across = max(1, _count_letters(width) // (max(map(len, labels)) + 6))  # 6: a handle, and the gaps
+        across = max(1, _count_letters(width) // (max(map(len, labels)) + 6))
         spacing = {"handlelength": 1.5, "handletextpad": 0.5, "columnspacing": 1.0}
         figure.legend(handles, labels, loc="outside lower center", ncols=across, fontsize=LETTERS, **spacing)
-        lines += math.ceil(len(labels) / across)
+        lines += math.ceil(sum(label.count("\n") + 1 for label in labels) / across)
     return lines

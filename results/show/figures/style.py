@@ -165,10 +165,10 @@ def plot_seeds(
 def show_seeds(axis: Axes, values: pd.Series, logarithmic: bool = False) -> None:
     """Limits at the seeds' own values: the interval of two may be wider than all there is to see.
 
-    Args: logarithmic: the axis, unless there is a value of 0 or less, of which it could show nothing.
+    Args: logarithmic: the axis, unless there is a value of (nearly) 0 or less, of which it could show nothing.
     """
     numbers = values.astype(float)
-    if logarithmic and len(numbers) and numbers.min() > 0:
+    if logarithmic and len(numbers) and numbers.min() > 1 / LARGEST:
         use_logarithms(axis, "y")
         margin = (numbers.max() / numbers.min()) ** 0.06 if numbers.max() > numbers.min() else 1.06
         axis.set_ylim(numbers.min() / margin, numbers.max() * margin)
