@@ -106,6 +106,13 @@ def read_content(source: Source, name: str) -> bytes:
         raise InputError(f"{where} is truncated or damaged: {error}") from error
 
 
+class Batch(NamedTuple):
+    """Image files that are read one by one: their names, and the bytes of each by its number."""
+
+    names: Sequence[str]
+    read: Callable[[int], bytes]
+
+
 def read_image_files(source: Source, image_size: int, crop: Crop, *, with_labels: bool = False) -> Contents:
     """Every image file, sorted by name, as a viewer shows it, brought to S x S as it is read.
 
@@ -116,17 +123,14 @@ def read_image_files(source: Source, image_size: int, crop: Crop, *, with_labels
     """
     names, passed_over = find_images(source)
     labelled = label_files(source, names) if with_labels else Labelled(names)
-    batch = Batch(labelled.names, lambda index: source.read(labelled.names[index]))
-    images = decode_images(source.path, len(labelled.names), [batch], image_size, crop)
+    used = labelled.names
+
+    def read(index: int) -> bytes:
+        return source.read(used[index])
+
+    images = decode_images(source.path, len(used), [Batch(used, read)], image_size, crop)
     passed_over = sorted({*passed_over}.difference(labelled.told_by) | labelled.left_out)
     return Contents(images, labelled.labels, labelled.classes, passed_over)
-
-
-class Batch(NamedTuple):
-    """Image files that are read one by one: their names, and the bytes of each by its number."""
-
-    names: Sequence[str]
-    read: Callable[[int], bytes]
 
 
 def decode_images(path: Path, n: int, batches: Iterable[Batch], image_size: int, crop: Crop) -> Tensor:

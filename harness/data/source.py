@@ -79,8 +79,8 @@ def join_tars(source: Source, names: Sequence[str]) -> Source:
     tars = {name: open_source(source.path / name) for name in names}
 
     def read(name: str) -> bytes:
-        tar = next(tar for tar in names if name.startswith(f"{tar}/"))
-        return tars[tar].read(name.removeprefix(f"{tar}/"))
+        tar, _, file = name.partition(".tar/")
+        return tars[f"{tar}.tar"].read(file)
 
     files = [f"{tar}/{name}" for tar, opened in tars.items() for name in opened.names]
     passed_over = [f"{tar}/{name}" for tar, opened in tars.items() for name in opened.passed_over]

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from aaebench import app
 from harness.commands import call
 from harness.errors import InputError
 from harness.record import RunFolder
 from slurm.request import build_options, build_python
-from tests.slurm.conftest import Sweep
+from tests.harness.test_train import ROOT
+from tests.slurm.conftest import RUN, Sweep
 
 SHORT: dict[str, Any] = {"epochs": 2, "eval_every": 2}
 RECORDING = """#!/bin/bash
@@ -145,3 +147,14 @@ def test_words_come_in_this_order(tmp_path: Path) -> None:
 def test_a_block_that_would_not_work_is_refused(block: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         build_options(block, "tiny.yaml")
+
+
+def test_a_sweep_that_runs_here_has_its_report_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    content = {"grid": {"seed": [0]}, "fixed": RUN | SHORT, "slurm": {"then": "report"}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
+    submit = ["sweep", "submit", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "runs"), "--executor", "local"]
+    assert call(lambda: app(submit, result_action="return_value")) == 0, capfd.readouterr().err
+    assert (tmp_path / "runs/sweeps/tiny/report/report.html").is_file()
