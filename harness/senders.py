@@ -6,16 +6,19 @@ the truth. What trackers keep on this machine lies with the runs: `tensorboard -
 `mlflow ui --backend-store-uri sqlite:///runs/mlflow.db`, ...
 """
 
+import ctypes
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
@@ -32,12 +35,14 @@ from filelock import FileLock
 from PIL import Image
 
 from harness.escape import printable
+from harness.files import remove_leftovers, replacing_file
 from harness.record import RunFolder, State
 from harness.terminal import say
 from harness.tracked import Entry, Histogram, name_cell
 from variants import VARIANTS
 
 PROJECT = "aaebench"
+SECONDS_TO_STOP = 1  # for a thread to do so, unless it waits for the system
 LONGEST_REASON = 300  # characters of a tracker's error
 
 
@@ -128,6 +133,13 @@ class Sender(GeneralTracker):
         self._thread.join(seconds)
         if self._thread.is_alive():
             self._fail(f"it has not taken everything within {seconds:.0f} s")
+            self._stop()
+
+    def _stop(self) -> None:
+        """End the thread where it is: one that still runs while Python shuts down may abort the process."""
+        identity = ctypes.c_ulong(self._thread.ident or 0)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, ctypes.py_object(SystemExit))
+        self._thread.join(SECONDS_TO_STOP)
 
     # What trackers differ in; it runs in the thread, and may raise anything.
 
@@ -225,7 +237,7 @@ class TensorBoardSender(Sender):
 class MLflowSender(Sender):
     """$MLFLOW_TRACKING_URI, or SQLite beside the run folders. A run is found again by its tag.
 
-    Of numbers it keeps whatever it was ever told, so what it has is not told again.
+    It keeps whatever it was ever told of a number, so it is told all that it lacks, and nothing else.
     """
 
     TAG = "aaebench.run"
@@ -235,12 +247,16 @@ class MLflowSender(Sender):
 
         artifacts = None
         self.owns_store = "MLFLOW_TRACKING_URI" not in os.environ
+        store = self.run.out / "mlflow.db"
         if self.owns_store:
-            mlflow.set_tracking_uri(f"sqlite:///{self.run.out / 'mlflow.db'}")
+            mlflow.set_tracking_uri(f"sqlite:///{store}")
             artifacts = (self.run.out / "mlflow-artifacts").as_uri()
         self.has: set[tuple[str, int]] = set()
         self.has_settings: set[str] = set()
-        with FileLock(self.run.out / ".mlflow.lock"):  # two that make one store at once break it
+        self.has_files: set[str] = set()
+        with FileLock(self.run.out / ".mlflow.lock"):
+            if self.owns_store and not store.exists():
+                _make_store(store)
             found = self._find(mlflow)
             run_id = None if found is None else found.info.run_id
             tracker = MLflowTracker(PROJECT, logging_dir=artifacts, run_id=run_id, run_name=self.run.name)
@@ -248,11 +264,11 @@ class MLflowSender(Sender):
             tags = {self.TAG: self.run.id, "cell": self.run.cell, "seed": self.run.config["seed"]}
             mlflow.set_tags(tags | {"sweep": self.run.config["sweep"]})
         if found is not None:
-            self.is_known = True
             client = mlflow.MlflowClient()
             for key in found.data.metrics:
                 self.has |= {(key, point.step) for point in client.get_metric_history(found.info.run_id, key)}
             self.has_settings = set(found.data.params)
+            self.has_files = set(self._list_files(client, found.info.run_id))
         return tracker
 
     def _find(self, mlflow: Any) -> Any:
@@ -263,6 +279,13 @@ class MLflowSender(Sender):
         wanted = f"tags.`{self.TAG}` = '{self.run.id}'"
         return next(iter(mlflow.MlflowClient().search_runs([experiment.experiment_id], wanted)), None)
 
+    def _list_files(self, client: Any, run_id: str, folder: str | None = None) -> Iterator[str]:
+        for found in client.list_artifacts(run_id, folder):
+            if found.is_dir:
+                yield from self._list_files(client, run_id, found.path)
+            else:
+                yield found.path
+
     def configure(self, values: dict[str, Any]) -> None:
         """MLflow refuses a second value of a parameter: the first request's stay, as with a larger budget."""
         super().configure({name: value for name, value in values.items() if name not in self.has_settings})
@@ -271,10 +294,13 @@ class MLflowSender(Sender):
         super().add_numbers({key: value for key, value in numbers.items() if (key, epoch) not in self.has}, epoch)
 
     def add_histogram(self, name: str, histogram: Histogram, epoch: int) -> None:
-        self._opened.log_figure(_draw(name, histogram), f"{name}/epoch-{epoch:06d}.png")
+        file = f"{name}/epoch-{epoch:06d}.png"
+        if file not in self.has_files:
+            self._opened.log_figure(_draw(name, histogram), file)
 
     def add_picture(self, name: str, path: Path, epoch: int) -> None:
-        self._opened.log_artifact(path, name)
+        if f"{name}/{path.name}" not in self.has_files:
+            self._opened.log_artifact(path, name)
 
     def end(self, state: State) -> None:
         import mlflow  # noqa: PLC0415 (an extra)
@@ -366,6 +392,18 @@ class CometSender(Sender):
 
     def add_picture(self, name: str, path: Path, epoch: int) -> None:
         self.tracker.log_image(str(path), name, step=epoch)
+
+
+def _make_store(path: Path) -> None:
+    """An empty SQLite store of MLflow, whole or not at all: it can use none whose making a kill has cut short."""
+    import mlflow  # noqa: PLC0415 (an extra)
+
+    remove_leftovers(path.parent, f"{path.name}-", older_than=0)  # only the lock's owner writes one
+    with TemporaryDirectory() as folder, replacing_file(path) as temporary:
+        made = Path(folder) / path.name
+        mlflow.MlflowClient(f"sqlite:///{made}").search_experiments()
+        with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(temporary)) as target:
+            source.backup(target)
 
 
 def _read_picture(path: Path) -> np.ndarray:
