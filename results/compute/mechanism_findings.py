@@ -156,7 +156,8 @@ def find_interactions(data: Data) -> Evidence:
     # In most settings no AAE has a remedy, and to look at the cells of each would take long.
     with_remedy = named.loc[(named["remedy"] != "") & (named["variant"] == BASELINE), SETTING].drop_duplicates()
     for _, setting in named.merge(with_remedy).groupby(SETTING, dropna=False, sort=False):
-        cells = dict(iter(setting.groupby(["variant", "own", "remedy"], sort=False)))
+        parts = setting.groupby(["variant", "own", "remedy"], sort=False)
+        cells = {(str(variant), str(own), str(remedy)): rows for (variant, own, remedy), rows in parts}
         aaes = {remedy: rows for (variant, _, remedy), rows in cells.items() if variant == BASELINE}
         for (variant, own, remedy), treated in cells.items():
             if variant not in PROPOSED or not remedy or (variant, own, "") not in cells or not {remedy, ""} <= {*aaes}:
