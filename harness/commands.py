@@ -123,6 +123,7 @@ def stage(
     inception: Annotated[bool, Parameter(negative="")] = False,
     torchvision_inception: Annotated[bool, Parameter(negative="")] = False,
     from_: Annotated[Path | None, Parameter("--from")] = None,
+    hub: str | None = None,
     bundle: Path | None = None,
     from_bundle: Path | None = None,
 ) -> None:
@@ -149,13 +150,14 @@ def stage(
         Local files: a folder, zip or tar of images (with labels from folders, metadata.csv or a WebDataset's .cls and
         .json), Parquet or Arrow files in the hub's image layout, npz or npy arrays, LMDB, idx or idx.gz, CIFAR-10
         batches, an npz or HDF5 file of images with factors (dSprites, 3D Shapes), an Inception file.
+    hub
+        Instead of --from: a data set of the Hugging Face hub, as owner/name, by its library `datasets`.
     bundle
         Afterwards write the whole cache (data, weights, statistics) to this tar file, for a cluster without internet.
     from_bundle
         First bring what such a file holds to the cache, every checksum verified.
     """
     from harness.data.bundle import load_bundle, save_bundle  # noqa: PLC0415 (imports torch)
-    from harness.data.source import exists  # noqa: PLC0415
     from harness.data.staging import stage_dataset  # noqa: PLC0415
     from harness.data.weights import INCEPTION, TORCHVISION_INCEPTION, stage_weights  # noqa: PLC0415
     from harness.terminal import say  # noqa: PLC0415
@@ -163,17 +165,18 @@ def stage(
     weights = [INCEPTION] * inception + [TORCHVISION_INCEPTION] * torchvision_inception
     if not (dataset or weights or bundle or from_bundle):
         raise InputError("nothing to stage; name something: --dataset NAME, --inception, --from-bundle FILE")
-    if from_ is not None and len(dataset) + len(weights) != 1:
-        raise InputError("--from belongs to one data set or to --inception; stage them one at a time")
+    _check_source(from_, hub, len(dataset), len(weights))
     if test and not dataset:
         raise InputError("--test belongs to a data set: --dataset NAME --test --from PATH")
-    if from_ is not None and not exists(from_):
-        raise InputError(f"there is no file or folder {from_}")
     for size in image_size:
         if not 8 <= size <= 128:
             raise InputError(f"--image-size {size} is outside 8 to 128 px")
     if from_bundle is not None:
         print(*load_bundle(from_bundle), sep="\n")
+    if hub is not None:
+        from harness.data.hub import fetch_hub  # noqa: PLC0415
+
+        from_ = fetch_hub(hub)
     for name in dataset:
         for size in image_size:
             print(stage_dataset(name, size, from_, "test" if test else "train", crop))
@@ -186,6 +189,18 @@ def stage(
         print(path)
     if bundle is not None:
         print(save_bundle(bundle))
+
+
+def _check_source(from_: Path | None, hub: str | None, datasets: int, weights: int) -> None:
+    """Raises: InputError unless --from and --hub are for one thing that is staged, one of the two, and there."""
+    from harness.data.source import exists  # noqa: PLC0415 (imports torch)
+
+    if from_ is not None and datasets + weights != 1:
+        raise InputError("--from belongs to one data set or to --inception; stage them one at a time")
+    if hub is not None and (from_ is not None or datasets != 1):
+        raise InputError("--hub is for one data set, and takes the place of --from: --dataset NAME --hub OWNER/NAME")
+    if from_ is not None and not exists(from_):
+        raise InputError(f"there is no file or folder {from_}")
 
 
 def score(*, real: Path, fake: Path, protocol: str = "clean", extractor: str | None = None) -> None:
