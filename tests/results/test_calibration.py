@@ -17,6 +17,7 @@ from tests.calibration.measure import (
     measure_power,
 )
 from tests.calibration.methods import METHODS
+from tests.calibration.run import Judge, borders
 from tests.calibration.scenarios import EFFECTS, SCENARIOS, Scenario
 
 OURS = METHODS["moderated (ours)"]
@@ -91,6 +92,21 @@ class TestClaims:
         found = judge_differences("C3", np.zeros((1, 6)), [(0, 3)], "below", SEEN, 3, 2000, np.random.default_rng(9))
         assert_at_most(found["supported"], 2000, 0.05)
         assert_at_most(found["refuted"], 2000, 0.05)
+
+    @pytest.mark.parametrize(
+        ("claim", "truth", "judge"), borders(), ids=lambda value: value if isinstance(value, str) else ""
+    )
+    def test_at_the_border_of_its_truth_each_claim_errs_in_5_percent(
+        self, claim: str, truth: str, judge: Judge
+    ) -> None:
+        """Of the page docs/calibration.md, with fewer collections."""
+        found = judge(3, 600, np.random.default_rng(14))
+        if "true:" in truth:
+            assert found["supported"] > 0.8
+        if "border of support" in truth or "no difference" in truth:
+            assert_at_most(found["supported"], 600, 0.05)
+        if "border of refutation" in truth or "no difference" in truth:
+            assert_at_most(found["refuted"], 600, 0.05)
 
     def test_six_data_sets_at_the_border_refute_c1_in_5_percent_together(self) -> None:
         true = np.full(6, collapse_bound())

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from harness.models.load import load_trained
 from harness.record import EvaluationFolder, RunFolder, key_of
@@ -58,6 +61,26 @@ class TestReadings:
         assert lines(scored_once, "clean") == lines(scored_twice, "clean")
         now = (scored_once.path / "records.jsonl").read_bytes(), (scored_once.checkpoints / "latest").readlink()
         assert now == trained, "nothing is trained"
+
+    def test_an_extractor_that_the_run_was_not_trained_with(self, scored_once: RunFolder) -> None:
+        network = scored_once.path.parent / "colours.pt"
+        torch.jit.script(nn.AdaptiveAvgPool2d(2)).save(network)  # pyright: ignore[reportAttributeAccessIssue]
+        assert command("evaluate", str(scored_once.path), "--protocol", "clean", "--extractor", str(network)) == 0
+        (later,) = (each for each in scored_once.find_evaluations() if each.protocol_id.startswith("clean"))
+        assert later.read_protocol()["extractor"] == "torchscript"
+        assert lines(scored_once, "clean")[4, "prior", 0]["eval/fid"] > 0
+        assert "eval/inception_score" not in lines(scored_once, "clean")[4, "prior", 0], "it has no classes"
+
+    def test_the_best_epoch(self, scored_once: RunFolder) -> None:
+        assert command("evaluate", str(scored_once.path), *CLEAN, "--epoch", "best") == 0
+        best = min((2, 4), key=lambda epoch: evaluated_under(scored_once, "paper", epoch))
+        assert {epoch for epoch, *_ in lines(scored_once, "clean")} == {best}
+
+    def test_weights_that_are_kept_are_the_encoders_and_the_decoders(self, scored_once: RunFolder) -> None:
+        kept = load_file(scored_once.weights / "epoch-000002.safetensors")
+        whole = load_file(scored_once.checkpoints / "latest" / "model.safetensors")
+        assert {name.split(".")[0] for name in kept} == {"encoder", "decoder"}
+        assert {name.split(".")[0] for name in whole} == {"encoder", "decoder", "discriminator"}
 
     def test_only_what_is_missing_is_measured(
         self, scored_once: RunFolder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

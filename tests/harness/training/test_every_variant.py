@@ -101,10 +101,11 @@ class TestFeatureNetworks:
         maps = self.network()(torch.zeros(2, 3, 64, 64))
         assert [tuple(m.shape) for m in maps] == [(2, 32, 16, 16), (2, 64, 8, 8), (2, 128, 4, 4)]
 
-    def test_a_torchscript_file_of_ones_own(self, tmp_path: Path) -> None:
+    def test_a_torchscript_file_of_ones_own(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         torch.jit.script(torch.nn.Conv2d(3, 5, 3)).save(tmp_path / "own.pt")  # pyright: ignore
         (only,) = self.network(feature_weights=tmp_path / "own.pt")(torch.zeros(2, 3, 32, 32))
         assert only.shape == (2, 5, 30, 30)
+        assert "own.pt is TorchScript, a program that runs as its author wrote it" in caplog.text
         (tmp_path / "text.pt").write_text("nothing")
         with pytest.raises(InputError, match="no TorchScript file"):
             self.network(feature_weights=tmp_path / "text.pt")
