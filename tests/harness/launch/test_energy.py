@@ -12,6 +12,7 @@ from harness.launch.energy import EnergyMeter, find_counter
 from harness.record import RunFolder
 from harness.training.checkpoint import Progress
 from harness.training.recorder import Recorder
+from tests.results.runs import CONFIG
 
 
 def build_recorder(folder: RunFolder, counts: list[int | None], monkeypatch: pytest.MonkeyPatch) -> Recorder:
@@ -41,6 +42,7 @@ def test_launches_add_up_and_one_that_cannot_tell_makes_the_run_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, kwh = RunFolder(tmp_path), 3_600_000_000
+    folder.ask_for(CONFIG)
     first = build_recorder(folder, [0, kwh, 3 * kwh], monkeypatch)
     first.start(Progress(), {})
     first.write_status("running", Progress(epoch=1))
