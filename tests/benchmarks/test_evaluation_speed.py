@@ -138,7 +138,7 @@ def test_the_resize_against_clean_fids_image_by_image(channels: int) -> None:
     torch.set_num_threads(threads)
     ratio = float(np.median([theirs / ours for theirs, ours in turns[1:]]))
     print(f"\nclean-fid's resize / ours, {channels} channels: {ratio:.1f}")
-    assert ratio >= 4
+    assert ratio >= 3.5
 
 
 def moments_of(features: Tensor) -> Moments:
