@@ -25,7 +25,8 @@ Reference.score = lambda self, fake, device: {**scores(self, fake, device), "sha
 from aaebench import app
 from harness.commands import call
 out, *arguments = sys.argv[1:]
-for command in (["run", *arguments, "--out", f"{out}/runs"], ["report", f"{out}/runs", "--out", f"{out}/report"]):
+report = ["report", f"{out}/runs", "--out", f"{out}/report", "--columns", "fid", "sharpness"]
+for command in (["run", *arguments, "--out", f"{out}/runs"], report):
     assert call(lambda: app(command, result_action="return_value")) == 0
 """
 

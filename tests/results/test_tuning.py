@@ -262,7 +262,7 @@ class TestComparedAtEqualBudgets:
         assert "Equal budgets" in page
         assert "best of 4" in page
         assert page.count("KLD-loss helps on CIFAR-10") == 2
-        assert (tmp_path / "report/figures/budgets-cifar10-32px.png").is_file()
+        assert (tmp_path / "report/figures/budgets-cifar10-32px-batch_size-128.png").is_file()
         assert len(pd.read_csv(tmp_path / "report/tuned.csv")) == 3
 
 
