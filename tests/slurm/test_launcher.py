@@ -89,7 +89,7 @@ def test_the_report_waits_for_a_job_that_is_requeued_and_tells_of_a_run_that_fai
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("slurm.submit.WAIT_SECONDS", 1)
-    (tmp_path / "bad.py").write_text(
+    (tmp_path / "wrong.py").write_text(
         "from variants.aae import AAE\n\n\n"
         "class Raises(AAE):\n"
         "    def reconstruction_loss(self, x):\n"
