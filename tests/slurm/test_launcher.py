@@ -95,7 +95,7 @@ def test_the_report_waits_for_a_job_that_is_requeued_and_tells_of_a_run_that_fai
         "    def reconstruction_loss(self, x):\n"
         "        raise RuntimeError('wrong by 17')\n"
     )
-    sweep.write({"variant": ["aae", "bad:Raises"]}, {"then": "report"}, epochs=20, eval_every=20)
+    sweep.write({"variant": ["aae", "wrong:Raises"]}, {"then": "report"}, epochs=20, eval_every=20)
     sweep.submit()
     report = sweep.out / "sweeps" / "tiny" / "report" / "report.html"
     folder = RunFolder(sweep.out / sweep.status()[0]["run_id"])
