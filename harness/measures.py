@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.imagenet import EFFICIENTNET
+
 Group = Literal["eval", "posterior", "mechanism"]
 Scale = Literal["log", "logit", "linear"]
 Place = Literal["table", "terminal", "report", "card"]
 NAMED_AFTER_INCEPTION = ("fid", "inception_score", "inception_score_10", "kid", "fid_infinity")
-NETWORKS = {"efficientnet_lite0": "EfficientNet-Lite0"}  # whose name stands beside a score, by extractor
+NETWORKS = {EFFICIENTNET: "EfficientNet-Lite0"}  # whose name stands beside a score, by extractor
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ def load_collection(runs: Path, protocol: str | None, epoch: EpochRule, margin: 
     """See results.load."""
     require_margin(margin)
     # In this process: others would import the caller's script again, as multiprocessing does.
-    read = choose_protocol(collect(runs, find_runs(runs)), protocol, required=False)
-    return Collection(read, analyse(read, epoch, margin, load_looks(runs)))
+    every_reading = collect(runs, find_runs(runs))
+    read = choose_protocol(every_reading, protocol, required=False)
+    return Collection(read, analyse(read, epoch, margin, load_looks(runs), every_reading=every_reading))
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,7 +51,7 @@ class Table:
         return render_markdown(self.paper_table)
 
     def to_latex(self) -> str:
-        """The preamble needs `\\usepackage{booktabs}`."""
+        """The preamble needs `\\usepackage{booktabs,tabularx}`."""
         return render_latex(self.paper_table)
 
     def __repr__(self) -> str:
@@ -142,8 +143,8 @@ class Collection:
         raise InputError(f"{which!r} {reason}; there are: {', '.join(stems) or 'none, as no run has finished'}")
 
     def figure(self, name: str, number: int = 1) -> Any:
-        """A figure of the report: fid, sigma, samples, pair, posterior, noise_share, losses, forest, dose, budgets,
-        options; the `number`-th of its kind, where there are several (a setting each, or a run).
+        """A figure of the report: fid, sigma, seeds, samples, pair, posterior, noise_share, losses, forest, dose,
+        budgets, options; the `number`-th of its kind, where there are several (a setting each, or a run).
 
         Returns: a Drawing, which Jupyter shows: `title`, `caption`, and matplotlib's `figure`.
         Raises: InputError for another name, or where there are no data to draw.

@@ -113,13 +113,14 @@ def build_extractor(
         check_precision("tf32", "autocast")
     if name == "domain":
         network = _load_domain(dataset, image_size, crop, weights, device)
-    elif name == "torchvision":
-        network = _load_torchvision(weights or find_weights(name), device)
-    elif name == EFFICIENTNET:
-        network = _load_efficientnet(weights or find_weights(name), device)
     else:
         path = weights or find_weights(name)
-        network = _load_torchscript(path, device, name == "inception", protocol.extractor_sha256 is not None)
+        if name == "torchvision":
+            network = _load_torchvision(path, device)
+        elif name == EFFICIENTNET:
+            network = _load_efficientnet(path, device)
+        else:
+            network = _load_torchscript(path, device, name == "inception", protocol.extractor_sha256 is not None)
     if protocol.extractor_sha256 not in (None, network.sha256):
         raise InputError(
             f"the weights of {weights or name} have SHA-256 {network.sha256}, where the protocol {protocol.name} "

@@ -313,8 +313,7 @@ class Training:
         kept = self.processes.on_main(lambda: find_weights(self.folder))
         for epoch in sorted(kept):
             last = epoch == progress.epoch
-            due = last or epoch % self.config.eval_every == 0
-            if not due or not self.evaluations.lacks(variant, epoch, last=last):
+            if not (last or self.is_evaluated(epoch)) or not self.evaluations.lacks(variant, epoch, last=last):
                 continue
             with self.engine.evaluating():
                 with self.processes.raising_together():

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from harness.measures import MEASURES, select
+from harness.record import PARTS_OF_AN_EVALUATION
 from results.compute.analysis import Analysis
 from results.compute.collapse import SAMPLERS
 from results.compute.dose import RESPONSES
@@ -18,6 +19,8 @@ from results.read.labels import label_cells, name_place
 from results.show.render import notes_of
 
 MOST_ROWS = 1000  # of a table with a row per run; the CSV has all
+OF_A_CELL = [*TRAINED, "epochs"]  # what a run has that tells its cell, before it is scored
+TIMES = ("startup", "data", "training", "checkpoint", "evaluation", *PARTS_OF_AN_EVALUATION)
 KINDS = {"better": "better", "worse": "worse", "undecided": "open"}  # how a verdict is coloured
 REPORTED = [measure.name for measure in select(place="report")]
 
@@ -351,14 +354,20 @@ def build_failure_table(analysis: Analysis) -> HtmlTable | None:
     return HtmlTable("problems", "Failures", caption, columns(names, names), rows[:MOST_ROWS], _cut(rows))
 
 
+def _join_provenance(analysis: Analysis) -> pd.DataFrame:
+    """The provenance of each run that has been evaluated, and all that makes its cell."""
+    runs = analysis.collection.runs.drop_duplicates("run_id")[[*OF_A_CELL, "run_id"]]
+    provenance = analysis.frames["provenance"]
+    return runs.merge(provenance[["run_id", *provenance.columns.difference(runs.columns)]], on="run_id")
+
+
 def build_time_table(analysis: Analysis) -> HtmlTable | None:
     """Where a run's time goes, on average over the runs of a cell; None where no run has recorded it."""
-    hours = [name for name in analysis.frames["provenance"].columns if name.endswith("_hours") and name != "gpu_hours"]
-    spent = analysis.frames["provenance"][["run_id", *hours]]
-    runs = analysis.collection.runs.drop_duplicates("run_id")[[*TRAINED, "epochs", "run_id"]].merge(spent, on="run_id")
+    runs = _join_provenance(analysis)
+    hours = [f"{part}_hours" for part in TIMES]
     if not runs[hours].to_numpy(float).any():
         return None
-    cells = runs.groupby([*TRAINED, "epochs"], dropna=False, sort=False)
+    cells = runs.groupby(OF_A_CELL, dropna=False, sort=False)
     means = cells[hours].mean().mul(3600).assign(n=cells.size()).reset_index()
     shown = [name for name in hours if means[name].any()]
     names = ["variant", "data set", "epochs", "runs", *(name.removesuffix("_hours") for name in shown)]
@@ -379,23 +388,45 @@ def build_time_table(analysis: Analysis) -> HtmlTable | None:
 
 def build_cost_tables(analysis: Analysis) -> list[HtmlTable]:
     """What the runs of each cell and of each sweep took: hours, GPU-hours, and kWh where all of them know it."""
-    provenance = analysis.frames["provenance"].fillna({"sweep": "no sweep"})
-    caption = "Of all runs that could be read, finished or not; each is of one sweep, the first that asked for it. "
-    caption += "Energy is the GPUs', by NVML, and stands where it is known of every run."
-    tables = []
-    for of, keys in {"cell": ["dataset", "image_size", "variant"], "sweep": ["sweep"]}.items():
-        rows = []
-        for values, runs in provenance.groupby(keys):
-            energy = runs["energy_kwh"].sum(skipna=False)
-            hours = [number(runs[name].sum(), 2) for name in ("training_hours", "evaluation_hours", "gpu_hours")]
-            cells = [*(Cell(str(value)) for value in values), number(len(runs), 0), *hours, number(energy, 3)]
-            dataset, variant = (values[0], values[2]) if of == "cell" else ("", "")
-            rows.append(Row(cells, str(dataset), str(variant)))
-        named = ["data set", "px", "variant"] if of == "cell" else keys
-        names = [*named, "runs", "training, h", "evaluation, h", "GPU-hours", "energy, kWh"]
-        tables.append(
-            HtmlTable(f"cost-{of}", f"Cost by {of}", caption, columns(names, named), rows[:MOST_ROWS], _cut(rows))
-        )
+    costs = ["training_hours", "evaluation_hours", "gpu_hours", "energy_kwh"]
+    titles = ["runs", "training, h", "evaluation, h", "GPU-hours", "energy, kWh"]
+    energy = "Energy is the GPUs', by NVML, and stands where it is known of every run."
+
+    def add_up(runs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+        groups = runs.groupby(keys, dropna=False, sort=False)
+        sums = groups[costs].agg(lambda values: values.sum(skipna=False))
+        return sums.assign(n=groups.size()).reset_index()
+
+    def show(row: pd.Series) -> list[Cell]:
+        digits = (0, 2, 2, 2, 3)
+        return [number(row[name], most) for name, most in zip(["n", *costs], digits, strict=True)]
+
+    cells = add_up(_join_provenance(analysis), OF_A_CELL)
+    of_cells = [
+        Row([Cell(label), _place(row), number(row["epochs"], 0), *show(row)], row["dataset"], row["variant"])
+        for label, (_, row) in zip(label_cells(cells), cells.iterrows(), strict=True)
+    ]
+    sweeps = add_up(analysis.frames["provenance"].fillna({"sweep": "no sweep"}), ["sweep"])
+    of_sweeps = [Row([Cell(row["sweep"]), *show(row)]) for _, row in sweeps.iterrows()]
+    tables = [
+        HtmlTable(
+            "cost-cell",
+            "Cost by cell",
+            f"Of all runs that have been evaluated, finished or not. {energy}",
+            columns(["variant", "data set", "epochs", *titles], ["variant", "data set"]),
+            of_cells[:MOST_ROWS],
+            _cut(of_cells),
+        ),
+        HtmlTable(
+            "cost-sweep",
+            "Cost by sweep",
+            "Of all runs that could be read, finished or not; each is of one sweep, the first that asked for it. "
+            + energy,
+            columns(["sweep", *titles], ["sweep"]),
+            of_sweeps[:MOST_ROWS],
+            _cut(of_sweeps),
+        ),
+    ]
     return [table for table in tables if table.rows]
 
 

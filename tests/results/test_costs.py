@@ -53,14 +53,24 @@ def test_a_run_took_its_hours_on_each_of_its_gpus(tmp_path: Path, analysis: Anal
 def test_cells_and_sweeps_have_the_sums_and_energy_only_where_every_run_knows_it(analysis: Analysis) -> None:
     cells, sweeps = build_cost_tables(analysis)
     assert read(cells) == [
-        ["digits", "32", "aae", "2", "5.00", "0.00", "10.00", "3.500"],
-        ["digits", "32", "n_iter", "2", "5.00", "0.00", "10.00", ""],
+        ["aae", "digits 32 px", "10", "2", "5.00", "0.00", "10.00", "3.500"],
+        ["n_iter", "digits 32 px", "10", "2", "5.00", "0.00", "10.00", ""],
     ]
     assert read(sweeps) == [
         ["first", "2", "5.00", "0.00", "10.00", "3.500"],
         ["second", "2", "5.00", "0.00", "10.00", ""],
     ]
     assert dict(describe_provenance(analysis))["energy"] == "7.500 kWh in 3 of 4 runs"
+
+
+def test_what_is_trained_otherwise_is_a_cell_of_its_own(tmp_path: Path) -> None:
+    write_timed(tmp_path / "a", 0, 1.0)
+    write_timed(tmp_path / "b", 1, 2.0, learning_rate=3e-3)
+    cells, _ = build_cost_tables(analyse(collect(tmp_path)))
+    assert [(row[1], row[-1]) for row in read(cells)] == [
+        ("digits 32 px", "1.000"),
+        ("digits 32 px (learning_rate=0.003)", "2.000"),
+    ]
 
 
 def test_runs_without_a_sweep_have_a_row(tmp_path: Path) -> None:
