@@ -259,7 +259,7 @@ def track_command(runs: Path, /, *, to: Annotated[tuple[str, ...], Parameter(neg
     to
         tensorboard, mlflow, wandb, trackio or comet. (repeatable)
     """
-    from harness.trackers import send_runs  # noqa: PLC0415 (imports torch)
+    from harness.tracking.trackers import send_runs  # noqa: PLC0415 (imports torch)
 
     send_runs(runs, to)
 

@@ -29,12 +29,13 @@ from harness.precision import Precision
 from harness.protocol import ExtractorName, Protocol, check_file, find_protocol, is_file
 from harness.schema import Text
 from harness.settings import load_preset, merge_fields, require_text
-from harness.tracked import check_tracker
 from variants import VARIANTS, Architecture, AutoEncoder, Variant, load_variant
 from variants.networks_conv import require_image_size
 
 Sampler = Literal["prior", "gaussian", "gmm"]
 Crop = Literal["squeeze", "center"]
+# Each is an extra. (Of Accelerate's others aim wants a filelock older than ours.)
+TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio", "comet")
 # Given beside `protocol`, these become settings of each of the protocols, which alone remember them.
 OF_THE_PROTOCOL = ("extractor", "extractor_weights", "n_fake")
 
@@ -63,6 +64,13 @@ def check_variant(name: str) -> str:
 def _check_network(named: Path | None) -> Path | None:
     """A file's absolute path; EfficientNet goes by its name. Raises: ValueError unless it is there."""
     return named if named == Path(EFFICIENTNET) else check_file(named)
+
+
+def check_tracker(name: str) -> str:
+    """Raises: ValueError for a name that is no tracker's."""
+    if name not in TRACKERS:
+        raise ValueError(unknown("tracker", name, TRACKERS))
+    return name
 
 
 WeightsFile = Annotated[Path | None, Field(strict=False), AfterValidator(check_file)]

@@ -31,9 +31,9 @@ def owned(folder: RunFolder) -> Iterator[None]:
         lock.release()
 
 
-def lock_of(folder: Path) -> FileLock:
-    """The lock of a folder, for whom the folder is. Raises: OSError if it cannot be made."""
-    file = folder / ".lock"
+def lock_of(folder: Path, name: str = ".lock") -> FileLock:
+    """A lock in a folder, for whom the folder is. Raises: OSError if it cannot be made."""
+    file = folder / name
     with suppress(FileExistsError):
         file.touch(exist_ok=False)
         share(file)

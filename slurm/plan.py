@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
-from harness.data.formats import Crop
+from harness.data.readers.formats import Crop
 from harness.data.sets import DATASETS
 from harness.data.staging import known_source, read_data_checksum
 from harness.data.weights import IMAGENET, find_weights
@@ -102,7 +102,7 @@ def find_missing_inputs(configs: Collection[RunConfig]) -> list[str]:
         except InputError as error:
             lines.append(str(error))
     if trackers := sorted({name for config in configs for name in config.trackers}):
-        from harness.trackers import list_missing  # noqa: PLC0415 (imports accelerate, which takes a second)
+        from harness.tracking.trackers import list_missing  # noqa: PLC0415 (imports accelerate, which takes a second)
 
         lines += list_missing(trackers)
     return lines

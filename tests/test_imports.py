@@ -49,7 +49,7 @@ def test_help_and_collectors_start_without_torch(code: str) -> None:
 
 # The floors of harness/, from the lowest: a file imports from its own and from those below it. What is in none of the
 # folders is the lowest floor, but for the entry points, which are above all.
-FLOORS = ["data", "launch", "evaluation", "training", "models"]
+FLOORS = ["data", "launch", "tracking", "evaluation", "training", "models"]
 ENTRY_POINTS = {"harness.commands", "harness.model_commands", "harness.train"}
 
 

@@ -28,8 +28,11 @@ class Floor:
         return self.folder.partition("/")[0]
 
     def list_files(self, taken: frozenset[str]) -> list[str]:
-        """Its modules, but for those that another floor of the folder has."""
+        """Its modules, and after them its folders that are no floors, but for those that another floor of it has."""
         found = sorted(file.stem for file in (ROOT / self.folder).glob("*.py") if file.stem != "__init__")
+        floors = {floor.folder for floor in FLOORS}
+        inside = sorted(file.parent.relative_to(ROOT) for file in (ROOT / self.folder).glob("*/__init__.py"))
+        found += [f"{folder.name}/" for folder in inside if folder.as_posix() not in floors]
         return [name for name in found if (name in self.files if self.files else name not in taken)]
 
 
@@ -46,6 +49,7 @@ FLOORS = [
     Floor("harness/models", "trained models"),
     Floor("harness/training", "the loop and its steps"),
     Floor("harness/evaluation", "scores and the posterior"),
+    Floor("harness/tracking", "TensorBoard, MLflow, ..."),
     Floor("harness/launch", "processes"),
     Floor("harness/data", "data sets, weights, cache"),
     Floor("harness", "what all floors share"),

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from harness.config import Crop
-from harness.data.cifar import read_cifar10
 from harness.data.factors import Factors
-from harness.data.formats import Contents, read_idx_pair, read_image_files
+from harness.data.readers.cifar import read_cifar10
+from harness.data.readers.formats import Contents, read_idx_pair, read_image_files
 from harness.data.source import Source
 from harness.data.sprites import N_SPRITES, render_sprites
 from harness.seeding import compute_permutation

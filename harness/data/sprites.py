@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from harness.data.factors import Factor, Factors
-from harness.data.formats import Contents
+from harness.data.readers.formats import Contents
 
 SHAPES = ("triangle", "half disc", "ell")
 PERCENTS = (55, 70, 85, 100)  # of the largest shape

@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 
 from harness.config import Crop, check_dataset_name
 from harness.data.cache import Entry, cache_folder, cached, locked, read_metadata, save_entry
-from harness.data.columns import find_tables, read_tables
 from harness.data.factors import read_description
-from harness.data.formats import IDX_IMAGES, Contents, describe_use, is_image, read_image_files, read_own_idx
-from harness.data.lightning import read_lmdb
-from harness.data.numbers import read_arrays
 from harness.data.pixels import BACKGROUND, fit
-from harness.data.rendered import read_hdf5, read_npz
+from harness.data.readers.columns import find_tables, read_tables
+from harness.data.readers.formats import IDX_IMAGES, Contents, describe_use, is_image, read_image_files, read_own_idx
+from harness.data.readers.lmdb import read_lmdb
+from harness.data.readers.numbers import read_arrays
+from harness.data.readers.rendered import read_hdf5, read_npz
 from harness.data.sets import DATASETS, Reader, TrainingSet
 from harness.data.source import (
     EMBEDDED,

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.data.arrays import NpzArray, list_arrays
-from harness.data.formats import find_images, unreadable_images
 from harness.data.pixels import decode_image, read_header
+from harness.data.readers.arrays import NpzArray, list_arrays
+from harness.data.readers.formats import find_images, unreadable_images
 from harness.data.source import exists, open_source, require_room, shown
 from harness.errors import InputError
 from harness.evaluation.images import NumberedImages

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.data.formats import describe_use
+from harness.data.readers.formats import describe_use
 from harness.data.source import shown
 from harness.errors import InputError
 from harness.evaluation.classifier import SHIPPED

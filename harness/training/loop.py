@@ -23,10 +23,10 @@ from harness.protocol import Normalisation
 from harness.readings import is_settled
 from harness.record import Record, RunFolder
 from harness.seeding import derive_seed
-from harness.senders import TrackedRun
 from harness.terminal import say
 from harness.timing import Clock, clocking, timed
-from harness.trackers import require_installed, tracking
+from harness.tracking.senders import TrackedRun
+from harness.tracking.trackers import require_installed, tracking
 from harness.training.checkpoint import (
     Progress,
     find_weights,

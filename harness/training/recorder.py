@@ -13,7 +13,7 @@ from harness.launch.energy import EnergyMeter, find_counter
 from harness.launch.processes import Processes
 from harness.protocol import Reading
 from harness.record import Record, RunFolder, State
-from harness.tracked import Entry, describe_line, describe_picture, describe_record
+from harness.tracking.entries import Entry, describe_line, describe_picture, describe_record
 from harness.training.checkpoint import Progress
 
 

@@ -17,11 +17,11 @@ from mlflow.entities import Run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from harness import trackers
-from harness.config import build_config
+from harness.config import TRACKERS, build_config
 from harness.fields import FIELDS
 from harness.record import RunFolder, find_run_folders
-from harness.tracked import TRACKERS, describe_line, name_cell
+from harness.tracking import trackers
+from harness.tracking.entries import describe_line, name_cell
 from results.read.collect import collect
 from slurm.plan import find_missing_inputs
 from tests.harness.test_train import SHORT, assert_same_run, only_folder, run, untimed

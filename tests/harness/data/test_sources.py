@@ -18,7 +18,7 @@ from PIL import Image
 
 from harness.data import source as source_module
 from harness.data.cache import read_metadata
-from harness.data.cifar import load_arrays
+from harness.data.readers.cifar import load_arrays
 from harness.data.staging import load_test_images, load_training_set, stage_dataset
 from harness.errors import InputError
 from tests.harness.data.test_staging import GREY, LABELS, idx_bytes, write_idx, write_images

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from harness.config import Crop
 from harness.data.factors import Factors
-from harness.data.labels import Labelled, label_files
 from harness.data.pixels import decode_image, fit
+from harness.data.readers.labels import Labelled, label_files
 from harness.data.source import Source, choose_split, list_some, require_readable_size, require_room, shown
 from harness.errors import InputError
 from harness.protocol import Split
@@ -118,7 +118,7 @@ def read_image_files(source: Source, image_size: int, crop: Crop, *, with_labels
 
     Grey ((N, 1, S, S)) if all of them are grey.
 
-    Args: with_labels: as harness.data.labels finds them, and then only of the images that are labelled there.
+    Args: with_labels: as harness.data.readers.labels finds them, and then only of the images that are labelled there.
     Raises: InputError naming the files that cannot be read, or if there are none.
     """
     names, passed_over = find_images(source)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from harness.config import Crop
-from harness.data.arrays import NpzArray, list_arrays
-from harness.data.formats import Contents
-from harness.data.labels import number_labels
-from harness.data.rendered import IMAGES_AT_ONCE, fit_parts
+from harness.data.readers.arrays import NpzArray, list_arrays
+from harness.data.readers.formats import Contents
+from harness.data.readers.labels import number_labels
+from harness.data.readers.rendered import IMAGES_AT_ONCE, fit_parts
 from harness.data.source import Source, shown
 from harness.errors import InputError
 from harness.protocol import Split

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
@@ -31,14 +32,14 @@ from accelerate.tracking import (
     TrackioTracker,
     WandBTracker,
 )
-from filelock import FileLock
 from PIL import Image
 
 from harness.escape import printable
 from harness.files import remove_leftovers, replacing_file
+from harness.lock import lock_of
 from harness.record import RunFolder, State
 from harness.terminal import say
-from harness.tracked import Entry, Histogram, name_cell
+from harness.tracking.entries import Entry, Histogram, name_cell
 from variants import VARIANTS
 
 PROJECT = "aaebench"
@@ -77,7 +78,7 @@ class TrackedRun:
         return f"{self.cell} seed {self.config['seed']}"
 
 
-class Sender(GeneralTracker):
+class Sender(GeneralTracker, ABC):
     """One of Accelerate's trackers behind a queue. None of its methods raises, and only `close` waits."""
 
     requires_logging_directory = False
@@ -143,9 +144,9 @@ class Sender(GeneralTracker):
 
     # What trackers differ in; it runs in the thread, and may raise anything.
 
+    @abstractmethod
     def open(self) -> GeneralTracker:
         """Begin the tracker's run, or go on in the one that it has; sets `is_known`."""
-        raise NotImplementedError
 
     def configure(self, values: dict[str, Any]) -> None:
         self._opened.store_init_configuration(values)
@@ -154,11 +155,11 @@ class Sender(GeneralTracker):
         if numbers:
             self._opened.log(numbers, step=epoch)
 
-    def add_histogram(self, name: str, histogram: Histogram, epoch: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def add_histogram(self, name: str, histogram: Histogram, epoch: int) -> None: ...
 
-    def add_picture(self, name: str, path: Path, epoch: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def add_picture(self, name: str, path: Path, epoch: int) -> None: ...
 
     def end(self, state: State) -> None:
         self._opened.finish()
@@ -254,7 +255,7 @@ class MLflowSender(Sender):
         self.has: set[tuple[str, int]] = set()
         self.has_settings: set[str] = set()
         self.has_files: set[str] = set()
-        with FileLock(self.run.out / ".mlflow.lock"):
+        with lock_of(self.run.out, ".mlflow.lock"):
             if self.owns_store and not store.exists():
                 _make_store(store)
             found = self._find(mlflow)

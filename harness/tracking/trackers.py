@@ -8,12 +8,13 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
+from harness.config import check_tracker
 from harness.errors import InputError, Interrupted, RunsFailedError
 from harness.escape import printable
 from harness.record import RunFolder, State, find_run_folders
-from harness.senders import PROJECT, SENDERS, TrackedRun
 from harness.terminal import say, track
-from harness.tracked import Entry, check_tracker, describe_settings, read_entries
+from harness.tracking.entries import Entry, describe_settings, read_entries
+from harness.tracking.senders import PROJECT, SENDERS, TrackedRun
 
 SECONDS_TO_FINISH = 60  # for a tracker to take what is left at the end of a run
 SECONDS_WHEN_INTERRUPTED = 5  # a job that is preempted has little time

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from harness.config import Crop
-from harness.data.arrays import list_arrays
 from harness.data.factors import number_values
-from harness.data.formats import Contents
 from harness.data.pixels import fit
+from harness.data.readers.arrays import list_arrays
+from harness.data.readers.formats import Contents
 from harness.data.source import Source, require_room, shown
 from harness.errors import InputError
 

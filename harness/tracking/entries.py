@@ -7,22 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.errors import unknown
 from harness.fields import FIELDS, differing
 from harness.protocol import read_protocol
 from harness.readings import find_evaluation, read_evaluation, read_run
 from harness.record import Record, RunFolder
 from harness.schema import check_records, is_histogram
-
-# Each is an extra. (Of Accelerate's others aim wants a filelock older than ours.)
-TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio", "comet")
-
-
-def check_tracker(name: str) -> str:
-    """Raises: ValueError for a name that is no tracker's."""
-    if name not in TRACKERS:
-        raise ValueError(unknown("tracker", name, TRACKERS))
-    return name
 
 
 @dataclass(frozen=True)

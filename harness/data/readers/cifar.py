@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.data.formats import Contents, read_content
+from harness.data.readers.formats import Contents, read_content
 from harness.data.source import Source, shown
 from harness.errors import InputError
 

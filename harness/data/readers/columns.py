@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.config import Crop
-from harness.data.formats import Batch, Contents, decode_images
-from harness.data.labels import find_column, number_labels
+from harness.data.readers.formats import Batch, Contents, decode_images
+from harness.data.readers.labels import find_column, number_labels
 from harness.data.source import Source, choose_split, list_some, shown
 from harness.errors import InputError
 from harness.protocol import Split

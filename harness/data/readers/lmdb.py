@@ -1,7 +1,7 @@
 """LMDB, the Lightning Memory-Mapped Database, as LSUN ships it: image files by key, and nothing else."""
 
 from harness.config import Crop
-from harness.data.formats import Batch, Contents, decode_images
+from harness.data.readers.formats import Batch, Contents, decode_images
 from harness.data.source import Source, shown
 from harness.errors import InputError
 
