@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from harness import capture
+
 logger = logging.getLogger(__name__)
 WARM_UP_STEPS = 3  # eager, as part of the training: they compile, and make the moments and the allocator's pools
 MAX_COMPILED = 64  # of one function: a module in each phase, trained and frozen
@@ -53,33 +55,16 @@ class CapturedStep:
     def __init__(self, step: Callable[[Tensor], dict[str, Tensor]], generators: Sequence[torch.Generator]) -> None:
         self.step, self.generators = step, generators
         self.calls = 0
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.launch: Callable[[], None] | None = None
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
         """The losses lie where the next call writes its own: read them before."""
         self.calls += 1
         if self.calls <= WARM_UP_STEPS:
-            return self._warm_up(x)
-        if self.graph is None:
-            self.graph = self._capture(x)
+            return capture.warm_up(lambda: self.step(x))
+        if self.launch is None:
+            self.x = x.clone()
+            self.launch, self.losses = capture.capture(lambda: self.step(self.x), self.generators)
         self.x.copy_(x)
-        self.graph.replay()
+        self.launch()
         return self.losses
-
-    def _warm_up(self, x: Tensor) -> dict[str, Tensor]:
-        """Capturing asks for a stream of its own before it."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            losses = self.step(x)
-        torch.cuda.current_stream().wait_stream(stream)
-        return losses
-
-    def _capture(self, x: Tensor) -> torch.cuda.CUDAGraph:
-        self.x = x.clone()
-        graph = torch.cuda.CUDAGraph()
-        for generator in self.generators:
-            graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
-            self.losses = self.step(self.x)
-        return graph
