@@ -28,18 +28,32 @@ def capture(
     """Record what a function launches, without running it.
 
     Args: generators: those that it draws from, besides the device's default one; each launch draws from where they
-        stand. pool: of memory, torch.cuda.graph_pool_handle(), for graphs that are launched in the order of their
-        recording.
+        stand. pool: see `make_pool`; by default memory of its own.
     Returns: what launches it, and the function's result, whose tensors every launch writes anew.
     Raises: RuntimeError for what cannot be captured.
     """
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
         graph.register_generator_state(generator)
-    with torch.cuda.graph(graph, pool=pool):
-        result = function()
+    drawn_from = (*generators, torch.cuda.default_generators[torch.cuda.current_device()])
+    states = [generator.get_state() for generator in drawn_from]
+    try:
+        with torch.cuda.graph(graph, pool=pool):
+            result = function()
+    except RuntimeError:
+        for generator, state in zip(drawn_from, states, strict=True):
+            # Left in the midst of a capture, it would refuse to draw: it gets a state of its own again, as it was.
+            fresh = torch.Generator(generator.device)
+            fresh.set_state(state)
+            generator.graphsafe_set_state(fresh.graphsafe_get_state())
+        raise
     return graph.replay, result
 
 
 def can_capture(device: torch.device) -> bool:
     return device.type == "cuda"
+
+
+def make_pool() -> Any:
+    """Memory for graphs that are launched in the order of their recording."""
+    return torch.cuda.graph_pool_handle()

@@ -4,6 +4,7 @@ Each says where it was seen last, why it is worth it, and which test fails when 
 """
 
 import inspect
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,14 @@ from torch.optim.adam import adam as functional_adam
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
 
-__all__ = ["LeanOptimizer", "forget_accelerator", "functional_adam", "refresh_master_weights", "render_sbatch_script"]
+__all__ = [
+    "LeanOptimizer",
+    "forget_accelerator",
+    "functional_adam",
+    "refresh_master_weights",
+    "render_sbatch_script",
+    "spare_lookups",
+]
 
 # functional_adam (torch 2.14.1): Adam's fused kernel without its optimiser, which keeps one set of moments a parameter,
 # where ours needs one for each phase. Written out in torch's operations it takes 3.3 times as long on a CPU.
@@ -48,6 +56,18 @@ def forget_accelerator() -> None:
 
     AcceleratorState._reset_state()
     GradientState._reset_state()
+
+
+def spare_lookups() -> None:
+    """Let Accelerate ask once, and not twice in each phase, whether a package is there that nobody here uses.
+
+    Python looks for it on the disk each time: a tenth of what a small step costs its host (accelerate 1.15.0).
+    tests/harness/test_compat.py: test_a_step_looks_for_no_package.
+    """
+    from accelerate import optimizer  # noqa: PLC0415 (slow; plans of sweeps need no more)
+
+    if inspect.isfunction(optimizer.is_lomo_available):
+        optimizer.is_lomo_available = cache(optimizer.is_lomo_available)
 
 
 def refresh_master_weights(engine: Any) -> None:

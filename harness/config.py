@@ -126,7 +126,7 @@ class RunConfig(BaseModel):
         "feature_weights"
     )
     feature_sha256: str | None = _field("feature_sha256")
-    compile: bool = _field("compile")
+    step: Literal["auto", "eager", "graph", "compiled"] = _field("step")
     checkpoint_every: int = _number("checkpoint_every")
     checkpoint_minutes: float = _number("checkpoint_minutes")
     keep_checkpoints: int = _number("keep_checkpoints")

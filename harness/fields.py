@@ -95,7 +95,12 @@ _ROWS: list[tuple[str, Changes, Any | Callable[[Mapping[str, Any]], Any], str]] 
     ("mixed_precision", "training", "no", "no, tf32, bf16 or fp16"),
     ("feature_weights", "nothing", None, "The network whose activations dfc_vae compares"),
     ("feature_sha256", "training", None, "The checksum of that network's file, which follows from it"),
-    ("compile", "nothing", False, "torch.compile, and on a single GPU one CUDA graph a step"),
+    (
+        "step",
+        "nothing",
+        "auto",
+        "How a step runs: graph (as a CUDA graph), auto (so where it can be), eager, compiled (torch.compile too)",
+    ),
     ("checkpoint_every", "nothing", 5, "Epochs between checkpoints; the end always has one"),
     ("checkpoint_minutes", "nothing", 15, "Minutes of an epoch after which it is saved at a step"),
     ("keep_checkpoints", "nothing", 2, "Newest checkpoints that are kept, besides the best by FID"),

@@ -111,7 +111,7 @@ class Environment(_Launch):
     num_processes: Positive | None = None
     distributed_type: Text | None = None
     zero_stage: Count | None = None
-    compiled: bool | None = None
+    step: Literal["eager", "graph", "compiled"] | None = None
     command: list[str] | None = None
     data_sha256: Sha256 | None = None
     launches: list[_Launch] | None = None

@@ -24,6 +24,7 @@ class PretendedCaptures:
         monkeypatch.setattr(capture, "warm_up", lambda function: function())
         monkeypatch.setattr(capture, "capture", self._capture)
         monkeypatch.setattr(capture, "can_capture", lambda device: True)
+        monkeypatch.setattr(capture, "make_pool", lambda: None)
 
     def _capture(
         self, function: Callable[[], Any], generators: Sequence[torch.Generator] = (), pool: Any = None

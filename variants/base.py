@@ -1,8 +1,7 @@
 """What a variant is: its networks plus an ordered table of phases."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +126,7 @@ class AutoEncoder(Variant):
             return self.encoder(x)
         if self._shared is None or self._shared[0] is not x:
             self._shared = None  # before the next one is made: two graphs of the encoder would take twice the memory
-            with _trainable(self.encoder):
+            with self.context.reaching(self.encoder):
                 self._shared = (x, *self.encoder(x))
         return self._shared[1:]
 
@@ -155,14 +154,3 @@ def require_weights(**options: float) -> None:
     for name, value in options.items():
         if not 0 <= value <= LARGEST_WEIGHT:
             raise ValueError(f"{name} is {value}; it must be a number from 0 to {LARGEST_WEIGHT:,}")
-
-
-@contextmanager
-def _trainable(module: nn.Module) -> Iterator[None]:
-    before = [p.requires_grad for p in module.parameters()]
-    module.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for p, requires_grad in zip(module.parameters(), before, strict=True):
-            p.requires_grad_(requires_grad)

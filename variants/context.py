@@ -1,10 +1,10 @@
 """What surrounds a variant while it computes: its draws, its masks, its precision, and whose features it compares."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 
@@ -30,6 +30,18 @@ class Context:
     def casting(self) -> AbstractContextManager[None]:
         """The precision of a forward pass, entered inside it: DeepSpeed switches off what is entered around it."""
         return nullcontext()
+
+    @contextmanager
+    def reaching(self, module: nn.Module) -> Iterator[None]:
+        """Inside, gradients reach a module's parameters, also where the phase under way does not update them."""
+        frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
 
     def features(self, x: Tensor) -> Sequence[Tensor]:
         """The hidden activations of the fixed network for images (B, C, S, S). Raises: RuntimeError without one."""

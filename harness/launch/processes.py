@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 from torch import Tensor
 
-from harness.compat import forget_accelerator
+from harness.compat import forget_accelerator, spare_lookups
 from harness.errors import InputError, PeerLostError
 from harness.launch.launcher import build_deepspeed_plugin, check_launch, uses_deepspeed
 from harness.precision import Precision, allow_tf32_everywhere, check_precision
@@ -60,6 +60,7 @@ def build_accelerator(
     # Without the backend's name every rank under DeepSpeed on CPUs believes that it is alone.
     backend = {"backend": "gloo"} if plugin is not None and not on_gpu else {}
     forget_accelerator()
+    spare_lookups()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*deepspeed_plugin", UserWarning)
         accelerator = Accelerator(

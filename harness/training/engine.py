@@ -9,9 +9,10 @@ processes had 0.81 of one's throughput on the same cores with it, and 0.93 so (h
 tests/benchmarks/test_processes_and_memory.py). After its first step it would also sum in another order.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -25,11 +26,13 @@ from harness.launch.processes import Processes
 from harness.precision import rounding_products
 from harness.seeding import GlobalNoise, derive_seed
 from harness.training.averages import MovingAverage
-from harness.training.capture import CapturedStep, can_compile, compile_modules
 from harness.training.context import TrainingContext
 from harness.training.optimizer import PhasedAdam
-from variants import Phase, Variant
+from harness.training.stepping import CapturedStep, Losses, Piece, Step, choose_way, compile_if_asked
+from variants import Variant
 from variants.context import Features
+
+Way = Literal["eager", "graph", "compiled"]  # in which steps are run, see stepping.py
 
 
 class Engine:
@@ -68,23 +71,28 @@ class Engine:
         self.synchronise_buffers()
         self._container, self._stepper = self._wrap()
         self._trains = {name: {id(p) for p in parameters} for name, parameters in self._updates.items()}
+        self._trained: str | None = None  # the phase whose parameters, and no others, require gradients
         self.average = None if config.ema_decay is None else self._build_average(config.ema_decay)
-        self._captured: CapturedStep | None = None
-        self.compiles = config.compile and can_compile(processes.device)
-        if self.compiles:
-            compile_modules(module for phase in self.phases.values() for module in phase.updates)
-        alone = processes.num_processes == 1 and self.zero_stage is None
-        if config.compile and alone and processes.device.type == "cuda":
-            self._captured = CapturedStep(self._run_phases, [self.noise.generator])
+        modules = (module for phase in self.phases.values() for module in phase.updates)
+        compiled = compile_if_asked(config, processes, modules)
+        way = choose_way(config, processes, self.zero_stage)
+        self.way: Way = "compiled" if compiled else way
+        self._step = self._build_step()
+        if way == "graph":
+            whole = processes.num_processes == 1 or torch.distributed.get_backend() == "nccl"
+            self._run: Callable[[Tensor], Losses] = CapturedStep(self._step, whole=whole, must=config.step == "graph")
+        else:
+            self._run = self._step
 
-    def step(self, x: Tensor, step: int) -> dict[str, Tensor]:
+    def step(self, x: Tensor, step: int) -> Losses:
         """Every phase on images (B / num_processes, C, S, S). Returns: each phase's loss, () float32, on the device.
 
         `step` counts from the start of the run; all randomness of the step follows from it.
         """
         self.noise.start_step(step)
         self._seed_global_state(derive_seed(self.config.seed, "step", step, self.processes.rank))
-        return self._run_phases(x) if self._captured is None else self._captured(x)
+        with rounding_products(self.config.mixed_precision):
+            return self._run(x)
 
     def _seed_global_state(self, seed: int) -> None:
         """What a user's own variant draws follows from the step too. (torch.manual_seed would take 1 % of the step.)"""
@@ -92,49 +100,86 @@ class Engine:
         if self.processes.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def _run_phases(self, x: Tensor) -> dict[str, Tensor]:
+    def _build_step(self) -> Step:
         """A step without its seeding. Nothing in it waits for the device, but under ZeRO, so it can be captured."""
-        parts = x.chunk(self.config.gradient_accumulation) if self.config.gradient_accumulation > 1 else (x,)
-        losses = {}
+        pieces: list[Piece] = []
         for name, phase in self.phases.items():
-            repeats = [self._update(name, phase, parts) for _ in range(phase.repeats)]
-            losses[name] = repeats[0] if phase.repeats == 1 else torch.stack(repeats).mean()
+            for _ in range(phase.repeats):
+                pieces.append(Piece(partial(self._compute_gradients, name)))
+                if self.processes.num_processes > 1 and self.zero_stage is None:
+                    pieces.append(Piece(self._sum_gradients, communicates=True))
+                pieces.append(Piece(partial(self._apply_gradients, name)))
+        pieces.append(Piece(self._end))
+        return Step(self._begin, pieces, lambda: self._losses, self._forget, [self.noise.generator])
+
+    def _begin(self, x: Tensor) -> None:
+        accumulation = self.config.gradient_accumulation
+        self._parts = x.chunk(accumulation) if accumulation > 1 else (x,)
+        self._repeats: dict[str, list[Tensor]] = {name: [] for name in self.phases}
+        self._forget()  # what was computed of other images that lay in the same tensor
+
+    def _end(self) -> None:
         if self.average is not None:
             self.average.update()
-        return losses
+        self._losses = {name: _mean(repeats) for name, repeats in self._repeats.items()}
 
-    def _update(self, name: str, phase: Phase, parts: tuple[Tensor, ...]) -> Tensor:
-        trained = self._trains[name]
-        for parameter in self._parameters:
-            parameter.requires_grad_(id(parameter) in trained)
-            parameter.grad = None
+    def _forget(self) -> None:
+        self.variant.after_update(tuple(self.variant.children()))
+
+    def _compute_gradients(self, name: str) -> None:
+        """Of one phase, of this process's images; with several processes they lie in `_gradients`, one after another.
+
+        On all processes a phase has to reach the same parameters.
+        """
+        self._freeze_others(name)
         self.optimizer.phase = name
         self.noise.start_update()
         losses = []
-        for part, x in enumerate(parts):
+        for part, x in enumerate(self._parts):
             self.noise.start_part(part)
             with self.processes.accelerator.accumulate(self._container):
-                with rounding_products(self.config.mixed_precision):
-                    loss = self._container(name, x)
-                    self.processes.accelerator.backward(loss)
-                if part == len(parts) - 1 and self.zero_stage is None:
-                    self._finish_gradients(name)
-                self._stepper.step()
+                loss = self._container(name, x)
+                self.processes.accelerator.backward(loss)
             losses.append(loss.detach())
-        self.variant.after_update(phase.updates)
-        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+        self._repeats[name].append(_mean(losses))
+        if self.processes.num_processes > 1 and self.zero_stage is None:
+            reached = [p.grad.flatten() for p in self._updates[name] if p.grad is not None]
+            self._gradients = torch.cat(reached).div_(self.processes.num_processes)
 
-    def _finish_gradients(self, name: str) -> None:
-        """Average them over the processes, on all of which a phase has to reach the same parameters; clip them."""
-        if self.processes.num_processes > 1:
-            gradients = [(p, p.grad) for p in self._updates[name] if p.grad is not None]
-            averages = torch.cat([gradient.flatten() for _, gradient in gradients]).div_(self.processes.num_processes)
-            torch.distributed.all_reduce(averages)
-            parts = averages.split([gradient.numel() for _, gradient in gradients])
-            for (parameter, gradient), part in zip(gradients, parts, strict=True):
-                parameter.grad = part.view_as(gradient)
-        if self.config.gradient_clipping is not None:
+    def _sum_gradients(self) -> None:
+        torch.distributed.all_reduce(self._gradients)
+
+    def _apply_gradients(self, name: str) -> None:
+        reached = [p for p in self._updates[name] if p.grad is not None]
+        if self.processes.num_processes > 1 and self.zero_stage is None:
+            parts = self._gradients.split([p.numel() for p in reached])
+            for parameter, part in zip(reached, parts, strict=True):
+                parameter.grad = part.view_as(parameter)
+        self.update(name)
+
+    def update(self, name: str) -> None:
+        """Clip the gradients that a phase's parameters have, and let the optimiser use them."""
+        if self.config.gradient_clipping is not None and self.zero_stage is None:
             self.processes.accelerator.clip_grad_norm_(self._updates[name], self.config.gradient_clipping)
+        self._stepper.step()
+        self.variant.after_update(self.phases[name].updates)
+
+    def _freeze_others(self, name: str) -> None:
+        """Let a phase reach its own parameters alone, which have no gradients yet."""
+        before, now = self._trained, self._trains[name]
+        if before is None:
+            for parameter in self._parameters:
+                parameter.requires_grad_(id(parameter) in now)
+        elif before != name:
+            frozen = self._trains[before]
+            for parameter in self._updates[before]:
+                parameter.requires_grad_(id(parameter) in now)
+            for parameter in self._updates[name]:
+                if id(parameter) not in frozen:
+                    parameter.requires_grad_(True)
+        for parameter in self._parameters if before is None else self._updates[before]:
+            parameter.grad = None
+        self._trained = name
 
     def synchronise_buffers(self) -> None:
         """Give every process the main process's BatchNorm statistics, which are those that a checkpoint keeps."""
@@ -153,7 +198,7 @@ class Engine:
         with ExitStack() as stack:
             if self.average is not None:
                 stack.enter_context(self.average.applied())
-            if self.config.compile:
+            if self.way == "compiled":
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield
 
@@ -213,6 +258,10 @@ class Engine:
                 "train on one process, or leave it off"
             )
         nn.SyncBatchNorm.convert_sync_batchnorm(self.variant)
+
+
+def _mean(losses: Sequence[Tensor]) -> Tensor:
+    return losses[0] if len(losses) == 1 else torch.stack([*losses]).mean()
 
 
 def _zero_stage(accelerator: Accelerator) -> int | None:

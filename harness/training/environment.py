@@ -38,7 +38,7 @@ def describe_environment(engine: Engine, data: TrainingSet) -> dict[str, Any]:
         "num_processes": processes.num_processes,
         "distributed_type": str(processes.accelerator.distributed_type),
         "zero_stage": engine.zero_stage,
-        "compiled": engine.compiles,
+        "step": engine.way,
         "command": sys.argv,
         "data_sha256": data.sha256,
         "data": data.describe(),

@@ -220,14 +220,8 @@ class Training:
         Returns: the epoch's record with the mean of each loss over its steps.
         """
         config, engine, processes = self.config, self.engine, self.processes
-        sums = {
-            name: torch.tensor(
-                progress.loss_sum(name, processes.rank, processes.num_processes),
-                dtype=torch.float64,
-                device=processes.device,
-            )
-            for name in engine.phases
-        }
+        so_far = [progress.loss_sum(name, processes.rank, processes.num_processes) for name in engine.phases]
+        sums = torch.tensor(so_far, dtype=torch.float64, device=processes.device)
         started, steps_before, saving = time.perf_counter(), progress.step, 0.0
         epoch = progress.epoch + 1
         profiled = epoch == config.epochs or (self.is_evaluated(epoch) and config.eval_when == "during")
@@ -238,8 +232,7 @@ class Training:
             self.profile.before_step(progress.step, self.steps_per_epoch, evaluated=profiled)
             x = self.data.batch(indices, processes.device)
             losses = engine.step(x, progress.epoch * self.steps_per_epoch + progress.step)
-            for name, loss in losses.items():
-                sums[name] += loss
+            sums += torch.stack([*losses.values()])
             progress.step += 1
             if self.display.is_due():
                 speed = (progress.step - steps_before) * config.batch_size / (time.perf_counter() - started)
@@ -274,10 +267,13 @@ class Training:
         """Training images seen by the end of an epoch."""
         return epoch * self.steps_per_epoch * self.config.batch_size
 
-    def finite_sums(self, sums: dict[str, Tensor], progress: Progress) -> dict[str, list[float]]:
-        """Each loss's sums over the steps, one for each process. Raises: DivergedError if one is not finite."""
-        of_ranks = self.processes.concatenate(torch.stack([*sums.values()])[None])
-        values: dict[str, list[float]] = dict(zip(sums, of_ranks.T.tolist(), strict=True))
+    def finite_sums(self, sums: Tensor, progress: Progress) -> dict[str, list[float]]:
+        """Each phase's loss summed over the steps (P,), one sum for each process. Raises: DivergedError if one is not
+
+        finite.
+        """
+        of_ranks = self.processes.concatenate(sums[None])
+        values: dict[str, list[float]] = dict(zip(self.engine.phases, of_ranks.T.tolist(), strict=True))
         for name, each in values.items():
             if not math.isfinite(sum(each)):
                 raise DivergedError(

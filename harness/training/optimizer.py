@@ -50,30 +50,31 @@ class PhasedAdam(LeanOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if self.phase not in group["phases"] or not parameters:
-                continue
-            states = [self._moments(p) for p in parameters]
-            functional_adam(
-                parameters,
-                [p.grad for p in parameters],
-                [state[f"{self.phase}/exp_avg"] for state in states],
-                [state[f"{self.phase}/exp_avg_sq"] for state in states],
-                [],
-                [state[f"{self.phase}/step"] for state in states],
-                fused=True,
-                grad_scale=getattr(self, "grad_scale", None),
-                found_inf=getattr(self, "found_inf", None),
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-                decoupled_weight_decay=group["decoupled"],
-            )
+        groups = [group for group in self.param_groups if self.phase in group["phases"]]
+        parameters = [p for group in groups for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
+        states = [self._moments(p) for p in parameters]
+        setting = groups[0]  # which they share
+        functional_adam(
+            parameters,
+            [p.grad for p in parameters],
+            [state[f"{self.phase}/exp_avg"] for state in states],
+            [state[f"{self.phase}/exp_avg_sq"] for state in states],
+            [],
+            [state[f"{self.phase}/step"] for state in states],
+            fused=True,
+            grad_scale=getattr(self, "grad_scale", None),
+            found_inf=getattr(self, "found_inf", None),
+            amsgrad=False,
+            beta1=setting["betas"][0],
+            beta2=setting["betas"][1],
+            lr=setting["lr"],
+            weight_decay=setting["weight_decay"],
+            eps=setting["eps"],
+            maximize=False,
+            decoupled_weight_decay=setting["decoupled"],
+        )
 
     def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
         # Flat keys, one dict a parameter: what ZeRO expects to shard.

@@ -131,7 +131,7 @@ PROVENANCE = _columns("""
     gpu | string | name of the GPU; empty on a CPU
     num_processes | integer | processes of the last launch
     zero_stage | integer | DeepSpeed's ZeRO stage in it, 1 or 2; empty: none
-    compiled | string | whether torch.compile was used in it, yes or no; empty: not recorded
+    step | string | how its steps ran: eager, graph or compiled; empty: not recorded
     versions | string | Python, aaebench, torch, accelerate, numpy
     git_commit | string | of the code
     data_sha256 | string | of the prepared training set

@@ -209,15 +209,15 @@ def test_a_longer_run_serves_the_smaller_budgets_of_its_setting(tmp_path: Path) 
     assert found == {(10, 2, 15.5), (20, 2, 10.0)}
 
 
-def test_provenance_says_how_a_run_was_split_and_compiled_where_it_is_recorded(root: Path) -> None:
-    environment = {"zero_stage": 2, "compiled": True}
-    for name, recorded in (("aae-0", environment), ("aae-1", {"zero_stage": None, "compiled": False})):
+def test_provenance_says_how_a_run_was_split_and_its_steps_ran_where_it_is_recorded(root: Path) -> None:
+    environment = {"zero_stage": 2, "step": "compiled"}
+    for name, recorded in (("aae-0", environment), ("aae-1", {"zero_stage": None, "step": "eager"})):
         RunFolder(root / name).write_environment({"run_id": name, **recorded})
     assert call(lambda: app(["collect", str(root), "--out", str(root / "out")], result_action="return_value")) == 0
-    table = parquet.read_table(root / "out" / "provenance.parquet", columns=["run_id", "zero_stage", "compiled"])
+    table = parquet.read_table(root / "out" / "provenance.parquet", columns=["run_id", "zero_stage", "step"])
     assert {row.pop("run_id"): tuple(row.values()) for row in table.to_pylist()} == {
-        "aae-0": (2, "yes"),
-        "aae-1": (None, "no"),
+        "aae-0": (2, "compiled"),
+        "aae-1": (None, "eager"),
         "n_iter-0": (None, None),
         "n_iter-1": (None, None),
     }

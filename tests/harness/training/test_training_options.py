@@ -13,8 +13,9 @@ from harness.config import build_config
 from harness.errors import InputError
 from harness.launch.processes import Processes, build_accelerator
 from harness.train import prepare
-from harness.training.capture import CapturedStep
 from harness.training.engine import Engine
+from harness.training.stepping import WARM_UP_STEPS, CapturedStep, Piece, Step, choose_way
+from tests.captures import PretendedCaptures
 from tests.engines import build_engine
 from tests.variants.test_every_variant import build_default
 from variants import VARIANTS
@@ -187,7 +188,7 @@ class TestCompiled:
         compile_module = nn.Module.compile
         monkeypatch.setattr(nn.Module, "compile", lambda m, **kwargs: compile_module(m, backend="aot_eager", **kwargs))
         plain = train(build_engine(build_default("aae", "mlp")), batches)
-        engine = build_engine(build_default("aae", "mlp"), compile=True)
+        engine = build_engine(build_default("aae", "mlp"), step="compiled")
         assert isinstance(engine.variant, AAE)
         assert engine.variant.encoder._compiled_call_impl is not None
         torch.testing.assert_close(train(engine, batches), plain, rtol=1e-4, atol=1e-5)
@@ -204,44 +205,134 @@ class TestCompiled:
     ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.delenv("CXX", raising=False)
-        engine = build_engine(build_default("aae", "mlp"), compile=True)
+        engine = build_engine(build_default("aae", "mlp"), step="compiled")
         plain = build_engine(build_default("aae", "mlp"))
         torch.testing.assert_close(train(engine, batches[:1]), train(plain, batches[:1]))
-        assert not engine.compiles
+        assert engine.way == "eager"
         assert [record.message for record in caplog.records] == [
-            "compile = true needs a C++ compiler, and this machine has none: going on uncompiled"
+            "step = compiled needs a C++ compiler, and this machine has none: going on uncompiled"
         ]
 
     def test_is_not_part_of_a_runs_identity(self) -> None:
-        assert build_config({"compile": True}).run_id == build_config({}).run_id
+        assert build_config({"step": "compiled"}).run_id == build_config({}).run_id
 
 
 class TestACapturedStep:
-    """The order of calls; the graph itself needs a GPU."""
+    """Which steps are captured, and when, with a stand-in for the graph itself, which needs a GPU (tests/gpu)."""
 
-    def test_warms_up_captures_once_and_replays(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.fixture
+    def captures(self, monkeypatch: pytest.MonkeyPatch) -> PretendedCaptures:
+        return PretendedCaptures(monkeypatch)
+
+    @pytest.fixture
+    def many(self, batches: list[Tensor]) -> list[Tensor]:
+        return [*batches, *batches]
+
+    @pytest.mark.parametrize("name", VARIANTS)
+    def test_trains_every_variant_to_the_same_bits(
+        self, name: str, many: list[Tensor], captures: PretendedCaptures
+    ) -> None:
+        eager = train(build_engine(build_default(name, "mlp"), step="eager"), many)
+        assert captures.captured == 0
+        assert torch.equal(train_cloned(build_engine(build_default(name, "mlp")), many), eager)
+        assert (captures.captured, captures.launched) == (1, len(many) - WARM_UP_STEPS)
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"gradient_clipping": 0.1},
+            {"gradient_accumulation": 4},
+            {"ema_decay": 0.9},
+            {"mixed_precision": "bf16"},
+            {"optimizer": "adamw"},
+        ],
+        ids=str,
+    )
+    def test_with_any_option(self, fields: dict[str, Any], many: list[Tensor], captures: PretendedCaptures) -> None:
+        eager, captured = (build_engine(build_default("n_iter", "mlp"), step=s, **fields) for s in ("eager", "auto"))
+        assert torch.equal(train(eager, many), train_cloned(captured, many))
+        assert captures.captured == 1
+        if eager.average is not None and captured.average is not None:
+            for name, average in eager.average.averages.items():
+                assert torch.equal(captured.average.averages[name], average), name
+
+    def test_what_cannot_be_captured_runs_eagerly_and_says_why_once(
+        self, many: list[Tensor], captures: PretendedCaptures, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        captures.refuse = refuse
+        found = train(build_engine(build_default("aae", "mlp")), many)
+        assert torch.equal(found, train(build_engine(build_default("aae", "mlp"), step="eager"), many))
+        assert [record.message for record in caplog.records] == [
+            "the step cannot be captured as a CUDA graph (it waits): it runs eagerly"
+        ]
+
+    def test_a_graph_that_was_asked_for_and_cannot_be_is_refused(
+        self, many: list[Tensor], captures: PretendedCaptures
+    ) -> None:
+        captures.refuse = refuse
+        with pytest.raises(InputError, match=r"cannot be captured \(it waits\); use step = auto"):
+            train(build_engine(build_default("aae", "mlp"), step="graph"), many)
+
+    def test_on_a_cpu_there_is_no_graph(self) -> None:
+        assert build_engine(build_default("aae", "mlp")).way == "eager"
+        with pytest.raises(InputError, match="step = graph: a CUDA graph needs a GPU; use step = auto"):
+            build_engine(build_default("aae", "mlp"), step="graph")
+
+    def test_a_variant_of_ones_own_is_captured_where_it_is_asked_for(
+        self, captures: PretendedCaptures, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Its Python code may count steps, and a graph would not."""
+        own, processes = "tests.harness.noisy:Noisy", Processes(build_accelerator())
+        assert choose_way(build_config({"variant": own}), processes, None) == "eager"
+        assert "step = graph is quicker" in caplog.text
+        assert choose_way(build_config({"variant": own, "step": "graph"}), processes, None) == "graph"
+
+    def test_several_processes_that_cannot_communicate_in_a_graph_do_so_between_graphs(
+        self, captures: PretendedCaptures
+    ) -> None:
         calls: list[str] = []
 
-        class Graph:
-            def replay(self) -> None:
-                calls.append("replay")
+        def piece(name: str, *, communicates: bool = False) -> Piece:
+            return Piece(lambda: calls.append(name), communicates)
 
-        def step(x: Tensor) -> dict[str, Tensor]:
-            calls.append("step")
-            return {"loss": x.sum()}
+        pieces = [piece("a"), piece("sum", communicates=True), piece("b"), piece("c"), piece("sum", communicates=True)]
+        step = Step(lambda x: calls.append("begin"), pieces, dict, lambda: calls.append("forget"))
+        captured = CapturedStep(step, whole=False)
+        for _ in range(WARM_UP_STEPS + 1):
+            captured(torch.zeros(1))
+        assert calls == ["begin", "a", "sum", "b", "c", "sum"] * (WARM_UP_STEPS + 1)
+        assert captures.captured == 2  # a, and b with c
+        calls.clear()
+        captured(torch.zeros(1))
+        assert calls == ["begin", "a", "sum", "b", "c", "sum"]
 
-        def capture(self: CapturedStep, x: Tensor) -> Any:
-            self.x = x.clone()
-            self.losses = step(self.x)
-            return Graph()
+    def test_where_capturing_the_communication_fails_it_goes_between_the_graphs(
+        self, captures: PretendedCaptures, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        calls: list[str] = []
+        pieces = [Piece(lambda: calls.append("a")), Piece(lambda: calls.append("sum"), communicates=True)]
+        captured = CapturedStep(Step(lambda x: None, pieces, dict, lambda: calls.append("forget")))
+        refusals = [refuse]
 
-        monkeypatch.setattr(CapturedStep, "_capture", capture)
-        monkeypatch.setattr(CapturedStep, "_warm_up", lambda self, x: step(x))
-        captured = CapturedStep(step, [])
-        for number in range(6):
-            captured(torch.full((2,), float(number)))
-        assert calls == ["step"] * 4 + ["replay"] * 3
-        assert torch.equal(captured.x, torch.full((2,), 5.0))
+        def refuse_once() -> None:
+            if refusals:
+                refusals.pop()()
+
+        captures.refuse = refuse_once
+        for _ in range(WARM_UP_STEPS + 2):
+            captured(torch.zeros(1))
+        assert calls == ["a", "sum"] * WARM_UP_STEPS + ["forget"] + ["a", "sum"] * 2
+        assert captures.captured == 1
+        assert not caplog.records
+
+
+def refuse() -> None:
+    raise RuntimeError("it waits\nand waits")
+
+
+def train_cloned(engine: Engine, batches: list[Tensor]) -> Tensor:
+    """Losses that lie where the next step writes its own."""
+    return torch.stack([torch.stack(list(engine.step(x, step).values())).clone() for step, x in enumerate(batches)])
 
 
 @pytest.mark.parametrize(
