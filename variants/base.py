@@ -88,6 +88,16 @@ class Variant(InContext, nn.Module, ABC):
     def after_update(self, modules: tuple[nn.Module, ...]) -> None:
         """The trainer says which modules it has just changed, so that nothing computed with them is used again."""
 
+    def hand_over(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What phases have computed of images x that later ones use again: for who calls each phase by itself, as a
+
+        function of tensors (torch.func), and gives it back by `take_over`.
+        """
+        return ()
+
+    def take_over(self, x: Tensor, handed: tuple[Tensor, ...]) -> None:
+        """Use what `hand_over` gave as computed of images x; an empty tuple forgets it."""
+
     def sample_prior(self, n: int) -> Tensor:
         """n draws from p(z) = N(0, I): (n, Z)."""
         return self.context.noise(n, self.latent_dim)
@@ -133,6 +143,12 @@ class AutoEncoder(Variant):
     def after_update(self, modules: tuple[nn.Module, ...]) -> None:
         if self.encoder in modules:
             self._shared = None
+
+    def hand_over(self, x: Tensor) -> tuple[Tensor, ...]:
+        return () if self._shared is None or self._shared[0] is not x else self._shared[1:]
+
+    def take_over(self, x: Tensor, handed: tuple[Tensor, ...]) -> None:
+        self._shared = (x, *handed) if len(handed) == 2 else None
 
     def encode(self, x: Tensor) -> Tensor:
         """A draw z = mu + sigma * eps from q(z|x) for each image: (B, Z)."""

@@ -33,13 +33,13 @@ def two_threads() -> Iterator[None]:
 class BareLoop:
     """The three phases written out over three Adams, as in the paper's section 3.1."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu", **adam: Any) -> None:
         options = AutoEncoder.Options()
-        self.encoder = Encoder(SHAPE, Z, options.sigma)
-        self.decoder, self.discriminator = Decoder(SHAPE, Z), Discriminator(Z)
+        self.encoder = Encoder(SHAPE, Z, options.sigma).to(device)
+        self.decoder, self.discriminator = Decoder(SHAPE, Z).to(device), Discriminator(Z).to(device)
         both = [*self.encoder.parameters(), *self.decoder.parameters()]
         self.adams = [
-            torch.optim.Adam(parameters, lr=1e-4)
+            torch.optim.Adam(parameters, lr=1e-4, **adam)
             for parameters in (both, self.discriminator.parameters(), self.encoder.parameters())
         ]
 
@@ -50,7 +50,7 @@ class BareLoop:
         adam_ae.step()
 
         adam_d.zero_grad()
-        real = self.discriminator(torch.randn(len(x), Z))
+        real = self.discriminator(torch.randn(len(x), Z, device=x.device))
         fake = self.discriminator(self.encode(x).detach())
         (bce(real, torch.ones_like(real)) + bce(fake, torch.zeros_like(fake))).backward()
         adam_d.step()
