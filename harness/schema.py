@@ -112,6 +112,7 @@ class Environment(_Launch):
     distributed_type: Text | None = None
     zero_stage: Count | None = None
     step: Literal["eager", "graph", "compiled"] | None = None
+    seeds_at_once: int | None = None
     command: list[str] | None = None
     data_sha256: Sha256 | None = None
     launches: list[_Launch] | None = None

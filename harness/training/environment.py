@@ -21,8 +21,11 @@ SNAPSHOT_COMMIT = "GIT_COMMIT"  # a copy of the code has its commit in this file
 PACKAGES = ("torch", "accelerate", "numpy")
 
 
-def describe_environment(engine: Engine, data: TrainingSet) -> dict[str, Any]:
-    """What environment.json holds: commit, versions, hardware, processes, command, checksum of the data."""
+def describe_environment(engine: Engine, data: TrainingSet, seeds: int) -> dict[str, Any]:
+    """What environment.json holds: commit, versions, hardware, processes, command, checksum of the data.
+
+    Args: seeds: how many runs were trained side by side.
+    """
     processes = engine.processes
     gpu = torch.cuda.get_device_name(processes.device) if processes.device.type == "cuda" else None
     return {
@@ -39,6 +42,7 @@ def describe_environment(engine: Engine, data: TrainingSet) -> dict[str, Any]:
         "distributed_type": str(processes.accelerator.distributed_type),
         "zero_stage": engine.zero_stage,
         "step": engine.way,
+        "seeds_at_once": seeds,
         "command": sys.argv,
         "data_sha256": data.sha256,
         "data": data.describe(),

@@ -2,10 +2,11 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate.utils import set_seed
@@ -44,6 +45,7 @@ from harness.training.profiling import Profile
 from harness.training.progress import TrainingProgress
 from harness.training.recorder import Recorder
 from harness.training.signals import NotedSignals
+from harness.training.stepping import Losses
 from variants import build
 
 AGREE_EVERY = 16  # steps between two agreements of several processes on whether to stop
@@ -81,8 +83,24 @@ def train(config: RunConfig, out: Path, *, started: float | None = None, profile
                 create_folder(folder, config)
                 stack.enter_context(owned(folder))
         if not processes.on_main(lambda: is_settled(folder, config)):  # by another launch, while this one prepared
-            Training(config, folder, engine, data, evaluators, clock, profile=profile).run()
+            with NotedSignals(processes.num_processes) as signals:
+                take_steps(Training(config, folder, engine, data, evaluators, clock, signals, profile=profile))
     return folder
+
+
+def take_steps(training: "Training") -> None:
+    """Give a run the steps that it asks for, one after another, to its end."""
+    steps, losses = training.run(), None
+    while True:
+        try:
+            request = next(steps) if losses is None else steps.send(losses)
+        except StopIteration:
+            return
+        try:
+            losses = training.engine.step(request.x, request.step)
+        except Exception as error:
+            steps.throw(error)  # it records why it ends
+            raise
 
 
 def start_processes(config: RunConfig) -> Processes:
@@ -98,6 +116,14 @@ def start_processes(config: RunConfig) -> Processes:
 def prepare(config: RunConfig, processes: Processes | None = None) -> tuple[Engine, TrainingSet, list[Evaluator]]:
     """Everything that can fail before anything is written; an evaluator for each protocol. Raises: InputError."""
     processes = processes or start_processes(config)
+    data = load_data(config, processes)
+    engine = build_engine(config, processes, data)
+    data = data.to(processes.device)
+    return engine, data, [Evaluator(protocol, data, processes, config.max_images) for protocol in config.protocol]
+
+
+def load_data(config: RunConfig, processes: Processes) -> TrainingSet:
+    """Raises: InputError unless the batches of the run can be made of it."""
     parts = processes.num_processes * config.gradient_accumulation
     if config.batch_size % parts:
         each = f" in {config.gradient_accumulation} parts each" if config.gradient_accumulation > 1 else ""
@@ -119,18 +145,35 @@ def prepare(config: RunConfig, processes: Processes | None = None) -> tuple[Engi
             f"batch_size = {config.batch_size} is more than the {len(data)} images of {config.dataset}; "
             f"set batch_size to {len(data)} or less"
         )
+    return data
+
+
+def build_engine(config: RunConfig, processes: Processes, data: TrainingSet) -> Engine:
+    """With the weights that follow from the seed."""
     set_seed(derive_seed(config.seed, "weights") % 2**32)
     variant = build(config.variant, config.options, data.image_shape, config.latent_dim, config.architecture)
     features = None
     if variant.needs_feature_network:
         features = processes.main_first(lambda: load_feature_network(config, processes.device))
-    engine = Engine(processes, variant, config, features)
-    data = data.to(processes.device)
-    return engine, data, [Evaluator(protocol, data, processes, config.max_images) for protocol in config.protocol]
+    return Engine(processes, variant, config, features)
+
+
+class StepRequest(NamedTuple):
+    """Images (B / num_processes, C, S, S), and the number of the step that is to be taken on them."""
+
+    x: Tensor
+    step: int
+
+
+Steps = Generator[StepRequest, Losses, None]  # asks for steps, and is sent their losses
 
 
 class Training:
-    """One run under way: its engine, its data, how it is evaluated, and what it writes."""
+    """One run under way: its engine, its data, how it is evaluated, and what it writes.
+
+    It asks for its steps and does not take them: whoever takes them may take those of several runs at once.
+    `elsewhere` are the seconds that others have used meanwhile, where there are others.
+    """
 
     def __init__(
         self,
@@ -140,33 +183,36 @@ class Training:
         data: TrainingSet,
         evaluators: Sequence[Evaluator],
         clock: Clock,
+        signals: NotedSignals,
         *,
+        seeds: int = 1,
         profile: bool = False,
     ) -> None:
+        """Args: signals: entered. seeds: how many runs train side by side, of which this is one."""
         self.config, self.folder, self.engine, self.data, self.clock = config, folder, engine, data, clock
         self.processes = engine.processes
         self.steps_per_epoch = data.steps_per_epoch(config.batch_size)
-        self.display = TrainingProgress(config, len(data), self.processes)
-        self.signals = NotedSignals(self.processes.num_processes)
-        self.recorder = Recorder(folder, self.processes, config.epochs)
+        self.display = TrainingProgress(config, len(data), self.processes, alone=seeds == 1)
+        self.signals, self.seeds, self.elsewhere = signals, seeds, 0.0
+        self.recorder = Recorder(folder, self.processes, config.epochs, share=1 / seeds)
         self.evaluations = RunEvaluations(config, folder, evaluators, self.recorder, self.after_batch)
         self.normalisation: Normalisation = evaluators[0].reading.normalisation  # of the pictures
         self.profile = Profile(folder.path / "profile.json", enabled=profile and self.processes.is_main_process)
         self.best_fid = math.inf
         self.saved_at = time.monotonic()
 
-    def run(self) -> None:
+    def run(self) -> Steps:
         """Train from the newest checkpoint to the last epoch, and evaluate what is to be evaluated then."""
         config, records = self.config, self.processes.on_main(self.folder.read_records)
         progress = load_checkpoint(self.folder.checkpoints, self.engine, records[-1]["epoch"] if records else -1)
         recorded = [record["epoch"] for record in records if record["epoch"] <= progress.epoch]
         if recorded != list(range(progress.epoch + 1)) and (recorded or progress.epoch):
             raise InputError(f"{self.folder.path}/records.jsonl lacks epochs that were trained; remove the folder")
-        self.recorder.start(progress, describe_environment(self.engine, self.data))
-        with self.signals, self.tracking(0 if not recorded else progress.epoch + 1):
+        self.recorder.start(progress, describe_environment(self.engine, self.data, self.seeds))
+        with self.tracking(0 if not recorded else progress.epoch + 1):
             try:
                 with self.display, explaining_lost_peers(), self.profile:
-                    self.train(progress, is_new=not recorded)
+                    yield from self.train(progress, is_new=not recorded)
                     if config.eval_when != "separately":
                         self.evaluate_kept(progress)
             except Interrupted as interruption:
@@ -187,14 +233,14 @@ class Training:
             self.recorder.tell = trackers.send
             yield
 
-    def train(self, progress: Progress, *, is_new: bool) -> None:
+    def train(self, progress: Progress, *, is_new: bool) -> Steps:
         """Go on from `progress` to the last epoch."""
         self.best_fid = self.evaluations.read_best_fid(progress.epoch)
         if is_new:
             self.evaluate(0)
             self.recorder.record({"epoch": 0, "images_seen": 0} | self.clock.read())
         while progress.epoch < self.config.epochs:
-            record = self.train_epoch(progress)
+            record = yield from self.train_epoch(progress)
             epoch = record["epoch"]
             last = epoch == self.config.epochs
             measured: Record = {}
@@ -214,7 +260,7 @@ class Training:
             self.best_fid = min(self.best_fid, fid)
             self.recorder.write_status("running", progress)
 
-    def train_epoch(self, progress: Progress) -> Record:
+    def train_epoch(self, progress: Progress) -> Generator[StepRequest, Losses, Record]:
         """One epoch, or what is left of it; `progress` then stands at its last step.
 
         Returns: the epoch's record with the mean of each loss over its steps.
@@ -222,7 +268,7 @@ class Training:
         config, engine, processes = self.config, self.engine, self.processes
         so_far = [progress.loss_sum(name, processes.rank, processes.num_processes) for name in engine.phases]
         sums = torch.tensor(so_far, dtype=torch.float64, device=processes.device)
-        started, steps_before, saving = time.perf_counter(), progress.step, 0.0
+        started, steps_before, not_training = time.perf_counter(), progress.step, -self.elsewhere
         epoch = progress.epoch + 1
         profiled = epoch == config.epochs or (self.is_evaluated(epoch) and config.eval_when == "during")
         batches = self.data.epoch(
@@ -231,7 +277,7 @@ class Training:
         for indices in batches:
             self.profile.before_step(progress.step, self.steps_per_epoch, evaluated=profiled)
             x = self.data.batch(indices, processes.device)
-            losses = engine.step(x, progress.epoch * self.steps_per_epoch + progress.step)
+            losses = yield StepRequest(x, progress.epoch * self.steps_per_epoch + progress.step)
             sums += torch.stack([*losses.values()])
             progress.step += 1
             if self.display.is_due():
@@ -241,11 +287,11 @@ class Training:
             if stop or save:
                 paused = time.perf_counter()
                 self.save(replace(progress, loss_sums=self.finite_sums(sums, progress)))
-                saving += time.perf_counter() - paused
+                not_training += time.perf_counter() - paused
             if stop:
                 raise self.signals.interruption()
         progress.loss_sums = self.finite_sums(sums, progress)
-        seconds = time.perf_counter() - started - saving
+        seconds = time.perf_counter() - started - not_training - self.elsewhere
         timing: Record = {}
         if trained := progress.step - steps_before:  # by this launch: none where it resumed after the last step
             timing["time/images_per_second"] = trained * config.batch_size / seconds
@@ -259,6 +305,9 @@ class Training:
             },
             **timing,
         }
+
+    def ends_epoch(self, request: StepRequest) -> bool:
+        return (request.step + 1) % self.steps_per_epoch == 0
 
     def is_evaluated(self, epoch: int) -> bool:
         return epoch == self.config.epochs or epoch % self.config.eval_every == 0

@@ -14,12 +14,16 @@ REFRESH_SECONDS = 0.5  # reading a loss waits for the device, so it is read this
 
 
 class TrainingProgress:
-    """Shows epochs, losses and images/s. Only the main process shows anything."""
+    """Shows epochs, losses and images/s. Only the main process shows anything.
 
-    def __init__(self, config: RunConfig, n_images: int, processes: Processes) -> None:
+    Args: alone: whether no other run is shown; if not, lines say whose they are, and there is no bar.
+    """
+
+    def __init__(self, config: RunConfig, n_images: int, processes: Processes, *, alone: bool = True) -> None:
         self.config, self.enabled = config, processes.is_main_process
         self.steps_per_epoch = n_images // config.batch_size
-        self.bar = Bar("epochs", disable=not (self.enabled and console.is_terminal))
+        self.bar = Bar("epochs", disable=not (self.enabled and alone and console.is_terminal))
+        self.whose = "" if alone else f"seed {config.seed}  "
         self.task = self.bar.add_task(config.run_id, total=config.epochs)
         self.last_shown = time.monotonic()
 
@@ -50,7 +54,7 @@ class TrainingProgress:
         self.bar.update(self.task, completed=record["epoch"])
         if not self.enabled:
             return
-        shown = [f"epoch {record['epoch']}/{self.config.epochs}"]
+        shown = [f"{self.whose}epoch {record['epoch']}/{self.config.epochs}"]
         shown += [f"{key.partition('/')[2]} {record[key]:.4f}" for key in record if key.startswith("loss/")]
         if "time/images_per_second" in record:
             shown += [f"{record['time/images_per_second']:.0f} images/s"]

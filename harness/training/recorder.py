@@ -20,8 +20,9 @@ from harness.training.checkpoint import Progress
 class Recorder:
     """Every process calls it at the same places, but for `write_reason`, which asks nobody."""
 
-    def __init__(self, folder: RunFolder, processes: Processes, epochs: int) -> None:
-        self.folder, self.processes, self.epochs = folder, processes, epochs
+    def __init__(self, folder: RunFolder, processes: Processes, epochs: int, *, share: float = 1.0) -> None:
+        """Args: share: of what its processes use, what is this run's."""
+        self.folder, self.processes, self.epochs, self.share = folder, processes, epochs, share
         self.interruptions = 0
         self.energy_kwh = math.nan  # of all launches and processes; NaN where one of them could not tell
         self.meter = EnergyMeter(find_counter(processes.device))
@@ -72,7 +73,7 @@ class Recorder:
 
     def write_status(self, state: State, progress: Progress) -> None:
         if self.processes.device.type == "cuda":
-            used = torch.tensor(self.meter.read(), dtype=torch.float64, device=self.processes.device)
+            used = torch.tensor(self.meter.read() * self.share, dtype=torch.float64, device=self.processes.device)
             self.energy_kwh += self.processes.sum(used).item()
         self.write("status.json", lambda: self._write_status(state, progress))
 

@@ -198,7 +198,7 @@ def _provenance(
         "started": _iso(launches[0].get("started")),
         "updated": _iso(status.get("updated")),
         **{name: environment.get(name) for name in ("hostname", "device", "gpu", "git_commit", "data_sha256")},
-        **{name: environment.get(name) for name in ("num_processes", "zero_stage", "step")},
+        **{name: environment.get(name) for name in ("num_processes", "zero_stage", "step", "seeds_at_once")},
         "versions": ", ".join(f"{name} {value}" for name, value in versions.items()),
         **hours,
         "energy_kwh": status.get("energy_kwh"),

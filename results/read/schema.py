@@ -132,6 +132,7 @@ PROVENANCE = _columns("""
     num_processes | integer | processes of the last launch
     zero_stage | integer | DeepSpeed's ZeRO stage in it, 1 or 2; empty: none
     step | string | how its steps ran: eager, graph or compiled; empty: not recorded
+    seeds_at_once | integer | how many runs, of as many seeds, trained side by side in it; empty: not recorded
     versions | string | Python, aaebench, torch, accelerate, numpy
     git_commit | string | of the code
     data_sha256 | string | of the prepared training set

@@ -31,3 +31,11 @@ class Noisy(AAE):
             os.kill(os.getpid(), signal.SIGTERM)
         z = self.encode(x + 0.1 * torch.randn_like(x))
         return l1_loss(self.decode(dropout(z, 0.2)), x)
+
+
+class Waits(AAE):
+    """Its loss asks the device for a number."""
+
+    def reconstruction_loss(self, x: Tensor) -> Tensor:
+        loss = super().reconstruction_loss(x)
+        return loss if loss.item() > 0 else 2 * loss
