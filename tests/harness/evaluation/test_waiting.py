@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from harness.evaluation.samplers import CodeDistribution, build_prior, fit_codes
 from harness.evaluation.statistics import ImageStatistics, gather_statistics
 from harness.seeding import build_generator
 from harness.train import prepare
+from tests.harness.launch.test_processes import finish, launch
 
 CPU = torch.device("cpu")
 WAITING = {
@@ -182,6 +184,35 @@ class TestWhatIsNotFinite:
         extractor = prepared[2].extractor
         with pytest.raises(InputError, match="makes features that are not finite"):
             extractor(torch.full((2, 1, 8, 8), float("nan")))
+
+
+BROKEN_ON_ONE = """
+import torch
+from harness.config import build_config
+from harness.errors import DivergedError
+from harness.evaluation.images import GeneratedImages
+from harness.evaluation.samplers import build_prior
+from harness.train import prepare
+engine, _, (evaluator,) = prepare(
+    build_config({"dataset": "digits", "extractor": "domain", "max_images": 128, "batch_size": 64, "n_fake": 2100})
+)
+variant, processes = engine.variant, evaluator.processes
+decode, done = variant.decode, []
+variant.decode = lambda z: decode(z) * (float("nan") if processes.rank == 1 else 1)
+images = GeneratedImages(variant, build_prior(variant.latent_dim), evaluator.reading, 0, torch.device("cpu"))
+try:
+    evaluator.score(images, lambda number, n: done.append((number, n)))
+except DivergedError as error:
+    print(f"rank {processes.rank} after {done[-1]}: {error}", flush=True)
+"""
+
+
+def test_what_one_process_found_all_raise_after_the_last_batch(tmp_path: Path) -> None:
+    script = tmp_path / "broken.py"
+    script.write_text(BROKEN_ON_ONE, encoding="utf-8")
+    said = finish(launch(None, 2, str(script)))
+    for rank in (0, 1):
+        assert f"rank {rank} after (2100, 2100): the decoder's images are not finite" in said
 
 
 class TestCodes:
