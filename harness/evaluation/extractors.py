@@ -15,7 +15,9 @@ from harness.data.weights import find_weights
 from harness.errors import InputError
 from harness.evaluation import efficientnet
 from harness.evaluation.classifier import SIZE, load_classifier
+from harness.evaluation.finite import require_finite
 from harness.evaluation.folding import Extraction, choose_quicker, fold
+from harness.evaluation.repeated import Repeated
 from harness.evaluation.resize import resize_to
 from harness.files import hash_file
 from harness.imagenet import EFFICIENTNET
@@ -51,7 +53,7 @@ class Extractor:
     """Images (B, C, H, W), uint8 or float32 in [0, 255], to features (B, F) and class probabilities (B, K), float32.
 
     K is 0 for a network without classes. `sha256` identifies the weights and `resizing` how images are brought to the
-    network's size: both are part of the protocol.
+    network's size: both are part of the protocol. What is returned is the caller's own, also where graphs are captured.
     """
 
     def __init__(self, name: str, network: Network, protocol: Protocol, device: torch.device) -> None:
@@ -61,6 +63,7 @@ class Extractor:
         self.resizing = f"{self.resize}, {self.size} px" if self.resize != "none" else "none"
         self._extract = network.extract
         self._precision: Autocast = protocol.autocast
+        self._forward = Repeated(self._extract_precisely, f"the extractor {name}")
         generator = build_generator(0, "probe")  # noise, as of a blank image some networks make no numbers
         probe = torch.randint(0, 256, (2, 3, self.size, self.size), dtype=torch.uint8, generator=generator)
         probe = probe.to(device)
@@ -82,20 +85,23 @@ class Extractor:
     def _extract_part(self, images: Tensor) -> tuple[Tensor, Tensor]:
         with timed("resize"):
             pixels = resize_to(images, self.size, self.resize)
-        with timed("forward"), casting(self._precision, self.device), rounding_products(self._precision):
+        with timed("forward"):
             try:
-                features, probabilities = self._extract(pixels)
+                features, probabilities = self._forward(pixels)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
                 reason, shape = str(error).strip().splitlines()[-1], " x ".join(map(str, pixels.shape[2:]))
                 raise InputError(f"the extractor {self.name} cannot take images of {shape} px: {reason}") from error
-        if not features.isfinite().all():
-            hint = " (autocast may overflow)" if self._precision in ("bf16", "fp16") else ""
-            raise InputError(f"the extractor {self.name} makes features that are not finite{hint}")
+        hint = " (autocast may overflow)" if self._precision in ("bf16", "fp16") else ""
+        require_finite(features, InputError, f"the extractor {self.name} makes features that are not finite{hint}")
         if probabilities is None:
             probabilities = features.new_empty(len(features), 0)
         return features.float(), probabilities.float()
+
+    def _extract_precisely(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        with casting(self._precision, self.device), rounding_products(self._precision):
+            return self._extract(pixels)
 
 
 def build_extractor(

@@ -40,7 +40,7 @@ def choose_quicker(extract: Extraction, build: Callable[[], Extraction], example
     try:
         quicker = build()
         quicker(example)  # TorchScript optimises from the second call on
-        difference = max(map(_measure_difference, quicker(example), extract(example)))
+        difference = max(map(measure_difference, quicker(example), extract(example)))
     except Exception as error:  # open-ended: the network may be anybody's, and works as it is
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         logger.warning("%s cannot be folded (%s): it is used as it comes, which takes longer", name, reason)
@@ -51,7 +51,7 @@ def choose_quicker(extract: Extraction, build: Callable[[], Extraction], example
     return quicker
 
 
-def _measure_difference(made: Tensor | None, expected: Tensor | None) -> float:
+def measure_difference(made: Tensor | None, expected: Tensor | None) -> float:
     """The largest difference, relative to the largest value."""
     if made is None or expected is None:
         return 0.0

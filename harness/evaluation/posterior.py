@@ -15,6 +15,7 @@ from harness.evaluation.normalisation import batch_sizes, evaluation_mode
 from harness.launch.processes import Processes
 from harness.protocol import Reading
 from harness.seeding import build_generator
+from harness.sending import send
 from variants import AutoEncoder, Variant
 
 Collapse = Literal["none", "variance", "posterior", "no posterior"]
@@ -40,14 +41,14 @@ def compute_posterior(
     """
     if not isinstance(variant, AutoEncoder):
         return None
-    batches = torch.arange(len(data)).split(batch_sizes(len(data), reading.batch_size))
+    batches = torch.arange(len(data), device=data.images.device).split(batch_sizes(len(data), reading.batch_size))
     nothing = torch.empty(0, variant.latent_dim, device=processes.device)
     parts = [(nothing, nothing, nothing[:, 0])]  # the share of a process without a batch
     with evaluation_mode(variant, reading.normalisation):
         for number in processes.share(len(batches)):
             x = data.batch(batches[number], processes.device)
             mu, sigma = variant.posterior(x)
-            eps = torch.randn(mu.shape, generator=build_generator(seed, "codes", number)).to(processes.device)
+            eps = send(torch.randn(mu.shape, generator=build_generator(seed, "codes", number)), processes.device)
             parts.append((mu, sigma, (variant.decode(mu + sigma * eps) - x).abs().flatten(1).mean(dim=1)))
     return Posterior(*(processes.concatenate(torch.cat(tensors)).double() for tensors in zip(*parts, strict=True)))
 

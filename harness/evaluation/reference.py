@@ -112,10 +112,11 @@ def _class_scores(classes: Tensor) -> Scores:
 
 
 def build_reference(real: ImageStatistics, device: torch.device) -> Reference:
-    """A reference without a floor."""
-    moments, enough = real.moments(), len(real.features) > NEIGHBOURS
-    radii = neighbour_radii(real.features.to(device)).cpu() if enough else None
-    return Reference(moments, matrix_square_root(moments.covariance), real.features, radii, {})
+    """A reference without a floor, on the device."""
+    moments, enough = real.moments().to(device), len(real.features) > NEIGHBOURS
+    features = real.features.to(device)
+    radii = neighbour_radii(features) if enough else None
+    return Reference(moments, matrix_square_root(moments.covariance), features, radii, {})
 
 
 def load_reference(
@@ -130,7 +131,7 @@ def load_reference(
     """The reference of a set of images, from the cache or computed by all processes.
 
     Args: content: the checksums of the images and of the other split, the floor's.
-    Returns: the reference on the main process, which scores, and None on the others.
+    Returns: the reference, on its device, on the main process, which scores, and None on the others.
     """
     sizes = (len(images), 0 if other_split is None else len(other_split))
     key = (content, sizes, extractor.sha256, extractor.resizing, autocast, STATISTICS_VERSION)
@@ -142,7 +143,7 @@ def load_reference(
         return gather_statistics(images, extractor, processes, batch_size), other
 
     entry = cached_together(path, processes, gather, lambda gathered: _to_entry(*gathered, processes.device))
-    return None if entry is None else _from_entry(*entry)
+    return None if entry is None else _from_entry(*entry, processes.device)
 
 
 def cached_together(
@@ -211,10 +212,12 @@ def _to_entry(real: ImageStatistics, other: ImageStatistics | None, device: torc
     if reference.radii is not None:
         tensors["radii"] = reference.radii
     duplicates = str(count_duplicates(real.features))
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     return tensors, {"n": str(real.n), "floor": json.dumps(floor), "duplicates": duplicates}
 
 
-def _from_entry(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Reference:
+def _from_entry(tensors: dict[str, Tensor], metadata: dict[str, str], device: torch.device) -> Reference:
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}  # once, and not at every evaluation
     moments = Moments(int(metadata["n"]), tensors["mean"], tensors["covariance"])
     floor, duplicates = json.loads(metadata["floor"]), int(metadata["duplicates"])
     if duplicates:

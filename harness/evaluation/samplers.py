@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.config import Sampler
 from harness.seeding import build_generator
+from harness.sending import send
 
 COMPONENTS = 10
 MAX_CODES = 10_000  # codes that the mixture is fitted to
@@ -26,11 +27,23 @@ class CodeDistribution:
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, Z) on the CPU."""
+        return self.place(*self.draw_noise(n, generator))
+
+    def draw_noise(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Standard normal draws (n, Z) and the component of each (n,), on the CPU: what a code is made of."""
         eps = torch.randn(n, self.means.shape[1], generator=generator)
-        if len(self.weights) == 1:  # the prior: choosing components takes longer than all the rest of a draw
+        if len(self.weights) == 1:
+            return eps, torch.zeros(n, dtype=torch.int64)
+        return eps, torch.multinomial(self.weights, n, replacement=True, generator=generator)
+
+    def place(self, eps: Tensor, which: Tensor) -> Tensor:
+        """The codes of such draws, (n, Z), where they and the distribution are."""
+        if len(self.weights) == 1:  # the prior: choosing components takes longer than all the rest
             return self.means[0] + eps @ self.factors[0].T
-        which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         return self.means[which] + (self.factors[which] @ eps[:, :, None])[:, :, 0]
+
+    def to(self, device: torch.device) -> "CodeDistribution":
+        return CodeDistribution(*(send(tensor, device) for tensor in (self.weights, self.means, self.factors)))
 
 
 def build_prior(latent_dim: int) -> CodeDistribution:

@@ -113,7 +113,8 @@ def kernel_distance(
     between = _sum_kernels(real, chosen[0], fake, chosen[1])
     distances = within / (m * (m - 1)) - 2 * between / m**2
     are_the_whole = m == len(real) == len(fake)
-    return distances.mean().item(), None if are_the_whole else distances.std().item() / math.sqrt(subsets)
+    mean, std = torch.stack([distances.mean(), distances.std()]).tolist()
+    return mean, None if are_the_whole else std / math.sqrt(subsets)
 
 
 def _choose(n: int, m: int, subsets: int, generator: torch.Generator) -> Tensor:

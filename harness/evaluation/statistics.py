@@ -9,13 +9,16 @@ from functools import reduce
 from itertools import accumulate, pairwise
 from operator import add
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from harness.evaluation.extractors import Extractor
+from harness.evaluation.finite import asking_later
 from harness.evaluation.images import NumberedImages
 from harness.evaluation.normalisation import batch_sizes
 from harness.launch.processes import Processes
+from harness.sending import send
 from harness.timing import timed
 
 SPLITS = 10  # of the Inception Score (Salimans et al. 2016)
@@ -57,8 +60,8 @@ class FeatureSums:
         return FeatureSums(self.n + other.n, self.features + other.features, self.outer + other.outer)
 
     def over(self, processes: Processes) -> "FeatureSums":
-        """The sums of all processes, on the CPU of each."""
-        return FeatureSums(*(processes.sum(tensor).cpu() for tensor in (self.n, self.features, self.outer)))
+        """The sums of all processes, on the device of each."""
+        return FeatureSums(*(processes.sum(tensor) for tensor in (self.n, self.features, self.outer)))
 
     def moments(self) -> Moments:
         """Raises: ValueError for fewer than two images."""
@@ -75,18 +78,19 @@ class ClassSums:
         self.table = torch.zeros(SPLITS, n_classes + 2, dtype=torch.float64, device=device)
 
     def add(self, splits: Tensor, probabilities: Tensor) -> None:
-        """Add a batch: the split of each image (B,), probabilities (B, K)."""
+        """Add a batch: the split of each image (B,), probabilities (B, K), on one device."""
         p = probabilities.double()
         negative_entropy = torch.special.xlogy(p, p).sum(1, keepdim=True)
-        self.table.index_add_(0, splits.to(p.device), torch.cat([p, negative_entropy, p.new_ones(len(p), 1)], 1))
+        self.table.index_add_(0, splits, torch.cat([p, negative_entropy, p.new_ones(len(p), 1)], 1))
 
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """Of one set of n images, over all processes, on the CPU.
+    """Of one set of n images, over all processes, on the device of each.
 
     `groups`: the sums of the images whose number is g modulo the number of groups. `classes`: a row per split,
-    (S, K + 2), of probabilities, negative entropies and counts. `features`: (min(n, KEPT), F) float32, of the first.
+    (S, K + 2), of probabilities, negative entropies and counts, on the CPU. `features`: (min(n, KEPT), F) float32, of
+    the first.
     """
 
     groups: Sequence[FeatureSums]
@@ -124,29 +128,47 @@ def gather_statistics(
     """Featurise numbered images, each process its share of the batches, each image once.
 
     `after_batch` is told how many images are done. Every process calls it equally often: it may communicate, and raise
-    to end the evaluation on all of them at once.
-    Raises: on every process, what making or featurising images raised on one.
+    to end the evaluation on all of them at once. On a single process nothing waits for the device until the last batch
+    is on its way, and `done` is what has been handed to it; several agree after each of their batches.
+    Raises: on every process, what making or featurising images raised on one; of images or features that are not finite
+        after the last batch.
     """
     n, device = len(images), processes.device
     groups = [FeatureSums.zeros(extractor.n_features, device) for _ in range(count_groups(n, extractor.n_features))]
     classes = ClassSums(extractor.n_classes, device)
-    kept_numbers, kept = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, extractor.n_features)]
+    kept_numbers = [torch.empty(0, dtype=torch.int64)]
+    kept = [torch.empty(0, extractor.n_features, device=device)]
     batches = list(pairwise(accumulate(batch_sizes(n, batch_size), initial=0)))
-    for batch in range(0, len(batches), processes.num_processes):
-        mine = batches[batch + processes.rank : batch + processes.rank + 1]  # none in the last round, perhaps
-        with processes.raising_together():
-            for numbers, pixels in (part for first, last in mine for part in images.parts(first, last)):
-                features, probabilities = extractor(pixels.to(device))
-                with timed("statistics"):
-                    for remainder, sums in enumerate(groups):
-                        sums.add(features[(numbers % len(groups) == remainder).to(device)])
-                    classes.add(numbers * SPLITS // n, probabilities)
-                    kept_numbers.append(numbers[numbers < KEPT])
-                    kept.append(features[(numbers < KEPT).to(device)].cpu())
-        after_batch(batches[min(batch + processes.num_processes, len(batches)) - 1][1])
+    with asking_later() as require_that_all_were_finite:
+        for batch in range(0, len(batches), processes.num_processes):
+            mine = batches[batch + processes.rank : batch + processes.rank + 1]  # none in the last round, perhaps
+            with processes.raising_together():
+                for numbers, pixels in (part for first, last in mine for part in images.parts(first, last)):
+                    features, probabilities = extractor(send(pixels, device))
+                    with timed("statistics"):
+                        for sums, members in zip(groups, _divide(numbers, len(groups), features), strict=True):
+                            sums.add(members)
+                        classes.add(send(numbers * SPLITS // n, device), probabilities)
+                        first_ones = np.flatnonzero(numbers.numpy() < KEPT)
+                        if len(first_ones):
+                            kept_numbers.append(numbers[first_ones])
+                            kept.append(features[send(torch.from_numpy(first_ones), device)])
+            after_batch(batches[min(batch + processes.num_processes, len(batches)) - 1][1])
+    with processes.raising_together():
+        require_that_all_were_finite()
     order = processes.concatenate(torch.cat(kept_numbers)).argsort()
     return ImageStatistics(
         [sums.over(processes) for sums in groups],
         processes.sum(classes.table).cpu(),
-        processes.concatenate(torch.cat(kept))[order],
+        processes.concatenate(torch.cat(kept))[order].to(device),
     )
+
+
+def _divide(numbers: Tensor, n_groups: int, features: Tensor) -> tuple[Tensor, ...]:
+    """The features (B, F) of a batch by their images' numbers (B,) modulo the number of groups.
+
+    Who is in which group is known to the CPU: a mask on the device would have to be waited for.
+    """
+    group = numbers.numpy() % n_groups
+    order = torch.from_numpy(group.argsort(kind="stable"))
+    return features[send(order, features.device)].split(np.bincount(group, minlength=n_groups).tolist())

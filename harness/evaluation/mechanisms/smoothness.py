@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from harness.evaluation.extractors import Extractor
-from harness.evaluation.images import NumberedImages, draw_codes, to_pixels
+from harness.evaluation.images import CodesAhead, NumberedImages, draw_codes, to_pixels
 from harness.evaluation.normalisation import evaluation_mode
 from harness.evaluation.samplers import build_prior
 from harness.evaluation.statistics import gather_statistics
 from harness.launch.processes import Processes
 from harness.protocol import Reading
+from harness.sending import send
 from variants import Variant
 
 PATHS = 2000
@@ -42,14 +43,15 @@ class PathImages(NumberedImages):
     """
 
     def __init__(self, variant: Variant, reading: Reading, seed: int, device: torch.device, paths: int = PATHS) -> None:
-        self.variant, self.reading, self.seed, self.device, self.paths = variant, reading, seed, device, paths
+        self.variant, self.reading, self.seed, self.paths = variant, reading, seed, paths
+        self.ahead = CodesAhead(lambda first, last: send(self.codes(first, last), device), len(self))
 
     def __len__(self) -> int:
         return 2 * self.paths
 
     def parts(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
         with evaluation_mode(self.variant, self.reading.normalisation):
-            x = self.variant.decode(self.codes(first, last).to(self.device))
+            x = self.variant.decode(self.ahead(first, last))
         yield torch.arange(first, last), to_pixels(x, "none")
 
     def codes(self, first: int, last: int) -> Tensor:

@@ -192,6 +192,13 @@ class TestManifoldScores:
     def test_minus_zero_is_zero(self) -> None:
         assert count_duplicates(torch.tensor([[0.0, 1.0], [-0.0, 1.0], [2.0, 1.0]])) == 1
 
+    @pytest.mark.parametrize("bit", [0, 12, 23, 30, 31])
+    def test_rows_that_differ_in_one_bit_are_no_duplicates(self, bit: int) -> None:
+        """Of one of 64 features, each row in another one."""
+        bits = torch.full((64, 64), 1.5).view(torch.int32)
+        bits = torch.cat([bits, bits ^ torch.eye(64, dtype=torch.int32) * (-(2**31) if bit == 31 else 2**bit)])
+        assert count_duplicates(bits.view(torch.float32)) == 63
+
     def test_a_collapsed_generator_has_high_precision_and_low_recall(self) -> None:
         real = draw(500, 8, 16)
         scores = compute_manifold_scores(real, real[:1] + draw(500, 8, 17, std=1e-3))
