@@ -26,9 +26,11 @@ from slurm.process import PlannedRun, is_over
 if TYPE_CHECKING:
     from torch import device
 
-USED = 0.9  # of the memory that is free: runs differ a little, and others want some
+USED = 0.9  # by auto, of the memory that is free: runs differ a little, and others want some
 STEPS = 6  # those that a captured step is warmed up by, its capture and two replays
-PROBED_IMAGES = 64  # that are generated and scored; the posterior and the reference are those of the whole run
+# That are generated and scored on cores and on a GPU, where extractors take larger batches. The posterior and the
+# reference are those of the whole run.
+PROBED_IMAGES = (64, 1024)
 GB = 1e9
 
 
@@ -39,10 +41,9 @@ class Demand:
     needed: int
     free: int
 
-    @property
-    def room(self) -> int:
-        """Runs at a time, at least one."""
-        return max(1, int(USED * self.free / self.needed))
+    def count(self, used: float = 1.0) -> int:
+        """Runs at a time within this part of what is free, at least one."""
+        return max(1, int(used * self.free / self.needed))
 
 
 def choose_at_once(
@@ -70,14 +71,14 @@ def choose_at_once(
         if not gpus or most == 1:
             return most
         demand = measure_demand(choose_probed(left), environment, python)
-        return 1 if demand is None else min(most, demand.room)
+        return 1 if demand is None else min(most, demand.count(USED))
     together = min(asked, -(-len(left) // places))
     if together > (1 if gpus else max(1, cores // 2)):
         demand = measure_demand(choose_probed(left), environment, python)
-        if demand is not None and together > demand.room:
+        if demand is not None and together > demand.count():
             raise InputError(
                 f"at_once = {asked} needs {together} x {demand.needed / GB:.1f} GB, and {demand.free / GB:.1f} GB are "
-                f"free: at most {demand.room} (--at-once auto)"
+                f"free: at most {demand.count()} (--at-once auto)"
             )
     return asked
 
@@ -116,7 +117,7 @@ def measure_demand(
         return None
     say(
         f"a run takes {demand.needed / GB:.1f} GB of {demand.free / GB:.1f} GB that are free: "
-        f"{demand.room} at once (measured in {time.monotonic() - started:.0f} s)"
+        f"{demand.count()} at once at most (measured in {time.monotonic() - started:.0f} s)"
     )
     return demand
 
@@ -134,11 +135,14 @@ def measure(fields: dict[str, Any]) -> Demand:
 
 def train_a_little(fields: dict[str, Any]) -> "device":
     """Returns: the device on which it did."""
+    import torch
+
     from harness.config import build_config
     from harness.readings import POSTERIOR
     from harness.train import prepare
 
-    few = [each.model_copy(update={"n_fake": PROBED_IMAGES}) for each in build_config(fields).protocol]
+    n_fake = PROBED_IMAGES[torch.cuda.is_available()]
+    few = [each.model_copy(update={"n_fake": n_fake}) for each in build_config(fields).protocol]
     config = build_config(fields, {"protocol": few})
     engine, data, evaluators = prepare(config)
     device = engine.processes.device
