@@ -84,7 +84,7 @@ def show_plan(sweep: Sweep, out: Path, executor: Executor, standings: Collection
         if (room := read_room()) < len(plan.jobs):
             print(f"SLURM takes {room} more jobs at this moment (MaxJobCount); the rest is for the next submit")
         if sweep.slurm.launcher or sweep.slurm.container:
-            print(f"each process: {shlex.join(_build_python(sweep, out))} -m harness.train ...")
+            print(f"each process: {shlex.join(_build_python(sweep, out))} -m ...")
         print(f"\nsbatch calls: {-(-len(plan.jobs) // read_array_size())}\n\n{describe_request(plan, out)}")
 
 
