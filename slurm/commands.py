@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from harness.errors import InputError, RunsFailedError
-from slurm import Executor
+from slurm import AtOnce, Executor
 
 if TYPE_CHECKING:
     from slurm.status import Standing
@@ -56,7 +56,7 @@ def submit(
     *,
     out: Path = Path("runs"),
     executor: Annotated[Executor | None, Parameter(show_default=False)] = None,
-    at_once: Annotated[int, Parameter(show_default=False)] = 0,
+    at_once: Annotated[AtOnce, Parameter(show_default=False)] = "auto",
     limit: Annotated[int | None, Parameter(show_default=False)] = None,
     dry_run: Switch = False,
     changed: Switch = False,
@@ -75,8 +75,8 @@ def submit(
     executor
         slurm submits jobs and returns; local runs everything here and waits. [default: slurm where there is one]
     at_once
-        Runs at a time, for local: on each GPU, or on the cores where there is none. [default: 1 on each GPU, or half of
-        the cores]
+        Runs at a time, for local: on each GPU, or on the cores where there is none. auto: on a GPU as many as its
+        memory, by a short probe, and its share of the cores allow; else half of the cores. [default: auto]
     limit
         Jobs to submit to SLURM now, at most; the next sweep submit goes on. [default: as many as SLURM takes]
     dry_run
@@ -103,7 +103,7 @@ def retry(
     stale: Switch = False,
     out: Path = Path("runs"),
     executor: Annotated[Executor | None, Parameter(show_default=False)] = None,
-    at_once: Annotated[int, Parameter(show_default=False)] = 0,
+    at_once: Annotated[AtOnce, Parameter(show_default=False)] = "auto",
     limit: Annotated[int | None, Parameter(show_default=False)] = None,
     dry_run: Switch = False,
 ) -> None:

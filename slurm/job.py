@@ -1,4 +1,4 @@
-"""What runs inside a SLURM job: one supervisor per task, which starts the runs' processes one after another.
+"""What runs inside a SLURM job: one supervisor per task, which has the runs trained one after another.
 
 SLURM's warning (SIGUSR2, before the time limit or a preemption) reaches every process of the job. The runs save
 themselves at a step boundary; the supervisor waits for them and then lets submitit requeue the job. A supervisor holds
@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from submitit.core.utils import DelayedSubmission
 
 from harness.errors import InputError, Interrupted, RunsFailedError
 from harness.record import LASTING, RunFolder
+from slurm import AtOnce
+from slurm.memory import choose_at_once
 from slurm.process import POLL_SECONDS, Peers, PlannedRun, RunQueue, choose_port, read_status, record_failure
 
 FRUITLESS_LAUNCHES = 5
@@ -31,16 +33,16 @@ NOT_REQUEUED = "SLURM does not let this job requeue itself (scontrol requeue fai
 class Job:
     """The runs of one job. submitit pickles it, calls it in every task, and asks it for its `checkpoint` to requeue.
 
-    Args: world_size: processes per run; at_once: runs at a time, if that is 1; save_seconds: how long runs may take to
-        save themselves; python: the words that start Python for a run; fruitless: launches in a row, by run, that were
-        interrupted before anything was saved.
+    Args: world_size: processes per run; at_once: runs at a time, if that is 1, `auto` as the job's GPU allows;
+        save_seconds: how long runs may take to save themselves; python: the words that start Python for a run;
+        fruitless: launches in a row, by run, that were interrupted before anything was saved.
     """
 
     runs: list[PlannedRun]
     out: Path
     submission: Path
     world_size: int
-    at_once: int
+    at_once: AtOnce
     save_seconds: float
     python: list[str] = field(default_factory=lambda: [sys.executable])
     fruitless: dict[str, int] = field(default_factory=dict)
@@ -52,17 +54,20 @@ class Job:
         environment = JobEnvironment()
         self._require_world_size(environment)
         peers = self._build_peers(environment) if self.world_size > 1 else None
+        variables = self._build_environment(environment)
+        at_once = self._choose_at_once(variables)
+        variables.setdefault("OMP_NUM_THREADS", str(max(1, _count_cores(variables) // at_once)))
         before = {run.run_id: _newest_checkpoint(self.out / run.run_id) for run in self.runs}
         queue = RunQueue(
             self.runs,
             self.out,
-            self.at_once,
-            self._build_environment(environment),
+            at_once,
+            variables,
             environment.global_rank,
             peers,
             python=self.python,
         )
-        while queue.step() and not (signals or queue.interruptions):
+        while not (signals or queue.interruptions) and queue.step():
             time.sleep(POLL_SECONDS)
         signals += queue.interruptions
         if signal.SIGUSR2 in signals:
@@ -144,13 +149,18 @@ class Job:
         )
 
     def _build_environment(self, environment: JobEnvironment) -> dict[str, str]:
-        """The runs' environment: each task sees its own GPU, and each run its share of the task's cores."""
+        """The runs' environment: each task sees its own GPU."""
         variables = dict(os.environ)
         if gpus := _gpus_shown():
             variables["CUDA_VISIBLE_DEVICES"] = gpus[environment.local_rank % len(gpus)]
-        cores = int(variables.get("SLURM_CPUS_PER_TASK", "1"))
-        variables.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.at_once)))
         return variables
+
+    def _choose_at_once(self, variables: dict[str, str]) -> int:
+        """A number is taken as the sweep has it: whether there is memory for so many is known where they run."""
+        if self.at_once != "auto":
+            return self.at_once
+        gpus = len(_gpus_shown()[:1])
+        return choose_at_once("auto", self.runs, self.out, gpus, _count_cores(variables), variables, self.python)
 
     def _count_fruitless(self, queue: RunQueue, before: dict[str, str]) -> None:
         """A run that is interrupted again and again before it has saved anything fails, and goes on no more."""
@@ -165,6 +175,10 @@ class Job:
                 )
                 record_failure(folder, reason, started=time.time())
                 self.runs = [run for run in self.runs if run.run_id != run_id]
+
+
+def _count_cores(variables: Mapping[str, str]) -> int:
+    return int(variables.get("SLURM_CPUS_PER_TASK", "1"))
 
 
 def _gpus_shown() -> list[str]:

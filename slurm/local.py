@@ -1,4 +1,4 @@
-"""Runs on this machine: a bounded number at once, each a process of its own, in one progress display."""
+"""Runs on this machine: a bounded number at once, in one progress display."""
 
 import os
 import signal
@@ -16,6 +16,8 @@ from harness.errors import InputError, Interrupted, RunsFailedError
 from harness.record import RunFolder
 from harness.terminal import Bar
 from harness.training.guard import check_folder
+from slurm import AtOnce
+from slurm.memory import choose_at_once
 from slurm.plan import Plan
 from slurm.process import POLL_SECONDS, Outcome, RunQueue, plan_run
 from slurm.snapshot import snapshot_code
@@ -23,21 +25,22 @@ from slurm.submission import Submission, create_folder
 
 
 def run_locally(
-    configs: Sequence[RunConfig], out: Path, at_once: int | None = None, code: Path | None = None
+    configs: Sequence[RunConfig], out: Path, at_once: AtOnce = "auto", code: Path | None = None
 ) -> list[Outcome]:
-    """Run everything, at most `at_once` processes at a time on each GPU, or on the cores where there is none.
+    """Run everything, at most `at_once` runs at a time on each GPU, or on the cores where there is none.
 
     Each logs to log.txt in its folder, sees one GPU, and has its share of the cores unless OMP_NUM_THREADS says
     otherwise. A run that fails does not stop the others. An interrupt is passed on: every run saves itself before this
     returns.
 
-    Args: at_once: one on each GPU unless given, or half as many as there are cores. code: the folder of the packages to
-        run, if they are not this process's own.
+    Args: code: the folder of the packages to run, if they are not this process's own.
     """
     for config in configs:
         check_folder(RunFolder(out / config.run_id), config)
     gpus, cores = list_gpus(), count_cores()
-    processes = (at_once or 1) * len(gpus) if gpus else at_once or max(1, cores // 2)
+    if at_once == "auto":
+        at_once = choose_local("auto", configs, out)
+    processes = at_once * max(1, len(gpus))
     threads = max(1, cores // max(1, min(processes, len(configs))))
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     if code is not None:
@@ -58,6 +61,14 @@ def run_locally(
             queue.stop(signal.SIGTERM)
             queue.wait()
     return queue.outcomes
+
+
+def choose_local(asked: AtOnce, configs: Sequence[RunConfig], out: Path) -> int:
+    """Runs at a time here, on each GPU or on the cores. Raises: InputError for more than there is memory for."""
+    gpus = list_gpus()
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpus[0]} if gpus else os.environ
+    runs = [plan_run(config, out) for config in configs]
+    return choose_at_once(asked, runs, out, len(gpus), count_cores(), environment)
 
 
 def submit_locally(plan: Plan, out: Path) -> Submission:

@@ -40,7 +40,7 @@ def describe_plan(plan: Plan) -> str:
     if plan.seconds:
         unit = "GPU-hours" if options.gpus_per_node else "process-hours"
         lengths = [
-            sum(plan.seconds.get(config.run_id, 0) for config in job) / options.runs_at_once for job in plan.jobs
+            sum(plan.seconds.get(config.run_id, 0) for config in job) / options.planned_at_once for job in plan.jobs
         ]
         measured = ", ".join(sorted({timing.measured for timing in plan.timings.values()}))
         lines.append(

@@ -34,7 +34,7 @@ class Plan:
     @property
     def gpu_hours(self) -> float:
         """Of the runs that can be estimated; where jobs have no GPU, hours of a process."""
-        return sum(self.seconds.values()) * self.sweep.slurm.world_size / self.sweep.slurm.runs_at_once / 3600
+        return sum(self.seconds.values()) * self.sweep.slurm.world_size / self.sweep.slurm.planned_at_once / 3600
 
 
 def build_plan(sweep: Sweep, out: Path, standings: Collection[Standing] = TO_SUBMIT) -> Plan:
@@ -47,7 +47,7 @@ def build_plan(sweep: Sweep, out: Path, standings: Collection[Standing] = TO_SUB
     seconds = {
         config.run_id: estimate_seconds(config, known[config.run_id]) for config in todo if config.run_id in known
     }
-    jobs = pack(todo, seconds, sweep.slurm.min_job_minutes * 60, sweep.slurm.runs_at_once)
+    jobs = pack(todo, seconds, sweep.slurm.min_job_minutes * 60, sweep.slurm.planned_at_once)
     return Plan(sweep, statuses, todo, jobs, seconds, known)
 
 

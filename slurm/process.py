@@ -1,17 +1,22 @@
-"""A run as a process of its own, and several of them a bounded number at a time: on this machine, or inside a job.
+"""Runs, a bounded number at a time, in processes of this machine or inside a job.
 
-Where a run is several processes, each rank of a job has a queue of its own, and they tell one another by files what
-becomes of the runs: all they surely share is the file system.
+Several runs of one process each go through workers, which train one after another and are spared its start. What a
+crash costs is the run that was under way; another worker takes its place. A single run, and each rank of one that is
+several processes, has a process of its own. Ranks have a queue each, and tell one another by files what becomes of the
+runs: all they surely share is the file system.
 
 Nothing here imports torch: a job's time is the runs'.
 """
 
+import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,8 +71,118 @@ class Outcome:
         return next((number for number in INTERRUPTING if self.exit_status in (128 + number, -number)), None)
 
 
-class RunProcess:
-    """One process that trains one run, or one rank of it. It logs to the run's folder."""
+class Worker:
+    """A process that trains one run after another on one GPU, or on the cores: see `slurm.worker`.
+
+    It starts with its first run. Of the run that it was given last it tells what a process of that run's own would:
+    `poll`, `returncode`, `send_signal` and `kill` are those of `subprocess.Popen`.
+
+    Args: gpu: the one that it sees, if GPUs are shared out. folder: where it runs, if not here. python: the words that
+        start Python.
+    """
+
+    def __init__(self, environment: Mapping[str, str], gpu: str | None, folder: Path | None, python: Sequence[str]):
+        self.environment = {**environment, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})}
+        self.gpu, self.folder, self.python = gpu, folder, python
+        self.process: subprocess.Popen[bytes] | None = None
+        self.returncode: int | None = None
+
+    def give(self, config: Path, out: Path, log: Path) -> None:
+        """Have it train a run, whose log it writes. Raises: OSError if it cannot be started."""
+        self.returncode, self._said = None, b""
+        self.process = self.process or self._start(log)
+        runs = [{"config": str(config.absolute()), "out": str(out.absolute()), "log": str(log.absolute())}]
+        turn = json.dumps({"started": time.time(), "runs": runs})
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # how it has ended meanwhile, `poll` says
+            self.process.stdin.write(f"{turn}\n".encode())
+            self.process.stdin.flush()
+
+    def _start(self, log: Path) -> "subprocess.Popen[bytes]":
+        with appending(log) as stream:  # for what keeps it from starting
+            process = subprocess.Popen(
+                [*self.python, "-m", "slurm.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                env=self.environment,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+        assert process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        return process
+
+    def poll(self) -> int | None:
+        """The exit status of its run: what it answers, or how it ended itself; None while it trains."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        ended = self.process.poll()  # before what it has said is read, of which then nothing is missing
+        self._said += self.process.stdout.read() or b""
+        if self.returncode is None:
+            answers = [answer for line in self._said.splitlines() if (answer := _read_answer(line))]
+            self.returncode = answers[0][0] if answers else ended
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def takes_runs(self) -> bool:
+        """Whether it is there for another run. One whose run was interrupted ends."""
+        return self.process is not None and self.process.poll() is None and (self.returncode or 0) < 128
+
+    def dismiss(self) -> None:
+        """There are no more runs for it: it ends by itself."""
+        if self.process is not None and self.process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self.process.stdin.close()
+
+    def has_ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+
+def _read_answer(line: bytes) -> list[int]:
+    """The exit statuses that a worker answers with; none of any other line, as a launcher's in front of it."""
+    try:
+        return json.loads(line)["exit_statuses"]
+    except (ValueError, TypeError, LookupError):
+        return []
+
+
+class RunUnderWay:
+    """A run, or one rank of it, that a process trains. It logs to the run's folder."""
+
+    process: "subprocess.Popen[bytes] | Worker"
+
+    def __init__(self, run: PlannedRun, out: Path, rank: int = 0) -> None:
+        self.run, self.folder = run, RunFolder(out / run.run_id)
+        self.folder.ask_for(run.config)
+        self.log = self.folder.path / log_name(rank)
+        self.started = time.time()
+
+    def end(self) -> Outcome:
+        """What became of the process, which has ended. A failure that it could not record itself is recorded here."""
+        assert self.process.returncode is not None
+        return Outcome(self.folder, self.process.returncode, read_last_line(self.log))
+
+
+class RunInWorker(RunUnderWay):
+    """By a worker, whose only run it is at the time."""
+
+    def __init__(self, run: PlannedRun, out: Path, worker: Worker) -> None:
+        super().__init__(run, out)
+        with appending(self.log):  # here, where it is known what to do if it cannot be written
+            pass
+        worker.give(self.folder.config_file, out, self.log)
+        self.process = worker
+
+
+class RunProcess(RunUnderWay):
+    """In a process of its own."""
 
     def __init__(
         self,
@@ -78,10 +193,7 @@ class RunProcess:
         folder: Path | None,
         python: Sequence[str],
     ) -> None:
-        self.run, self.folder = run, RunFolder(out / run.run_id)
-        self.folder.ask_for(run.config)
-        self.log = self.folder.path / log_name(rank)
-        self.started = time.time()
+        super().__init__(run, out, rank)
         command = [*python, "-m", "harness.train", "--config", str(self.folder.config_file), "--out", str(out)]
         with appending(self.log) as log:
             self.process = subprocess.Popen(
@@ -93,10 +205,6 @@ class RunProcess:
                 cwd=folder,
                 start_new_session=True,
             )
-
-    def end(self) -> Outcome:
-        """What became of the process, which has ended. A failure that it could not record itself is recorded here."""
-        return Outcome(self.folder, self.process.returncode, read_last_line(self.log))
 
 
 def choose_port(job_id: str, restarts: int) -> int:
@@ -155,10 +263,10 @@ class Peers:
 
 
 class RunQueue:
-    """Runs, at most `at_once` processes at a time. One that fails does not stop the others.
+    """Runs, at most `at_once` at a time. One that fails does not stop the others.
 
     `rank` and `peers` are given where each run is several processes, and this is the queue of one rank of them.
-    `folder` is where the processes run, if not here. `gpus` are shared out among the runs, each of which sees one.
+    `folder` is where the processes run, if not here. `gpus` are shared out among the processes, each of which sees one.
     `python` are the words that start Python for a run.
     """
 
@@ -176,12 +284,15 @@ class RunQueue:
     ) -> None:
         self.waiting, self.out, self.at_once, self.environment = list(runs), out, at_once, environment
         self.rank, self.peers, self.folder, self.gpus, self.python = rank, peers, folder, gpus, python
-        self.running: list[RunProcess] = []
+        self.running: list[RunUnderWay] = []
         self.outcomes: list[Outcome] = []
         self.stopped = False
         self._busy_since: dict[str, float] = {}
         self._given_up_at: dict[str, float] = {}
-        self._gpu_of: dict[str, str] = {}
+        # Ranks meet anew for each run, which only new processes do; and what a worker spares, it spares the second run.
+        self._keeps_workers = peers is None and len(self.waiting) > 1
+        self._workers: list[Worker] = []
+        self._leaving: list[Worker] = []
 
     @property
     def interruptions(self) -> list[int]:
@@ -203,7 +314,8 @@ class RunQueue:
                 self._start(run)
             elif self.peers is not None and run in self.waiting:
                 break  # the other ranks have started it and wait there
-        return bool(self.running or (self.waiting and not self.stopped))
+        self._dismiss_workers()
+        return bool(self.running or self._leaving or (self.waiting and not self.stopped))
 
     def stop(self, number: int | None = None) -> None:
         """Start nothing more; signal what runs."""
@@ -241,23 +353,48 @@ class RunQueue:
         return False
 
     def _start(self, run: PlannedRun) -> None:
+        if self._keeps_workers:
+            self.running.append(RunInWorker(run, self.out, self._choose_worker()))
+            return
         environment = self.environment
         if self.peers is not None:
             environment = {**environment, **self.peers.describe_rendezvous(len(self.outcomes))}
         if self.gpus:
-            busy = [self._gpu_of[process.run.run_id] for process in self.running]
-            self._gpu_of[run.run_id] = min(self.gpus, key=busy.count)
-            environment = {**environment, "CUDA_VISIBLE_DEVICES": self._gpu_of[run.run_id]}
+            environment = {**environment, "CUDA_VISIBLE_DEVICES": self.gpus[0]}
         self.running.append(RunProcess(run, self.out, environment, self.rank, self.folder, self.python))
 
-    def _follow_peers(self, process: RunProcess) -> None:
+    def _choose_worker(self) -> Worker:
+        """An idle one on the least busy GPU, or a new one on the GPU that has the fewest."""
+        busy = [process.process for process in self.running]
+        idle = [worker for worker in self._workers if worker not in busy and worker.takes_runs()]
+        if idle:
+            gpus = [worker.gpu for worker in self._workers if worker in busy]
+            return min(idle, key=lambda worker: gpus.count(worker.gpu))
+        gpus = [worker.gpu for worker in self._workers]
+        worker = Worker(
+            self.environment, min(self.gpus, key=gpus.count) if self.gpus else None, self.folder, self.python
+        )
+        self._workers.append(worker)
+        return worker
+
+    def _dismiss_workers(self) -> None:
+        """Those that no run waits for, and those that have ended: a signal or the kernel may end an idle one."""
+        busy, wanted = [process.process for process in self.running], bool(self.waiting) and not self.stopped
+        for worker in [worker for worker in self._workers if worker not in busy]:
+            if not (wanted and worker.takes_runs()):
+                worker.dismiss()
+                self._workers.remove(worker)
+                self._leaving.append(worker)
+        self._leaving = [worker for worker in self._leaving if not worker.has_ended()]
+
+    def _follow_peers(self, process: RunUnderWay) -> None:
         """A rank whose peers have given a run up would wait for them for half an hour."""
         if self.peers is not None and self.peers.others_gave_up(process.run.run_id):
             since = self._given_up_at.setdefault(process.run.run_id, time.monotonic())
             if time.monotonic() - since > PEER_SECONDS:
                 process.process.kill()
 
-    def _end(self, process: RunProcess) -> None:
+    def _end(self, process: RunUnderWay) -> None:
         outcome = process.end()
         if (
             read_status(outcome.folder)["state"] == "done"

@@ -60,7 +60,9 @@ class SlurmOptions(BaseModel):
     min_job_minutes: Amount = Field(
         30, ge=0, le=10_000_000, description="Small runs are packed into jobs that last at least this long"
     )
-    runs_at_once: int = Field(1, ge=1, le=1024, description="Runs that share a job's GPU at the same time")
+    runs_at_once: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        1, description="Runs that share a job's GPU at the same time; auto: as its memory and cores allow"
+    )
     signal_delay_s: int | None = Field(None, ge=1, le=65535, description="Warning before the time limit")
     setup: list[str] = Field([], description="Shell commands before the runs, as `module load cuda`")
     launcher: list[Word] = Field([], description="Words before each process's command, as [numactl, --localalloc]")
@@ -81,7 +83,7 @@ class SlurmOptions(BaseModel):
                 raise ValueError(f"sbatch.{key} belongs into the block itself, as slurm.{field}")
         if any("\0" in line for line in self.setup):
             raise ValueError("setup holds a zero byte, which no script can")
-        if self.runs_at_once > 1 and self.world_size > 1:
+        if self.runs_at_once != 1 and self.world_size > 1:
             raise ValueError("runs_at_once is for runs of one process; here each is shared by several")
         if self.signal_delay_s is not None and self.signal_delay_s >= self.timeout_min * 60:
             raise ValueError(
@@ -97,6 +99,11 @@ class SlurmOptions(BaseModel):
     @property
     def processes_per_node(self) -> int:
         return self.tasks_per_node or max(1, self.gpus_per_node)
+
+    @property
+    def planned_at_once(self) -> int:
+        """Runs that share a GPU, as far as it is known before a job has one."""
+        return 1 if self.runs_at_once == "auto" else self.runs_at_once
 
     @property
     def warning_seconds(self) -> int:

@@ -21,7 +21,7 @@ from harness.compat import render_sbatch_script
 from harness.data.cache import cache_folder
 from harness.errors import InputError, RunsFailedError
 from harness.terminal import Bar, say
-from slurm import Executor
+from slurm import AtOnce, Executor
 from slurm.cluster import (
     cancel_jobs,
     has_slurm,
@@ -32,7 +32,7 @@ from slurm.cluster import (
     require_slurm,
 )
 from slurm.job import Job
-from slurm.local import require_all_done, run_locally, submit_locally
+from slurm.local import choose_local, require_all_done, run_locally, submit_locally
 from slurm.overview import describe_failures, describe_plan, describe_site
 from slurm.plan import (
     TO_SUBMIT,
@@ -84,7 +84,7 @@ def show_plan(sweep: Sweep, out: Path, executor: Executor, standings: Collection
         if (room := read_room()) < len(plan.jobs):
             print(f"SLURM takes {room} more jobs at this moment (MaxJobCount); the rest is for the next submit")
         if sweep.slurm.launcher or sweep.slurm.container:
-            print(f"each process: {shlex.join(_build_python(sweep, out))} -m harness.train ...")
+            print(f"each process: {shlex.join(_build_python(sweep, out))} -m ...")
         print(f"\nsbatch calls: {-(-len(plan.jobs) // read_array_size())}\n\n{describe_request(plan, out)}")
 
 
@@ -92,7 +92,7 @@ def submit_sweep(
     sweep: Sweep,
     out: Path,
     executor: Executor,
-    at_once: int,
+    at_once: AtOnce,
     standings: Collection[Standing] = TO_SUBMIT,
     *,
     changed: bool,
@@ -105,8 +105,8 @@ def submit_sweep(
     Raises: InputError, with nothing written, for whatever can be known before; RunsFailedError if local runs failed
         now, or any before that are not tried again.
     """
-    if at_once < 0:
-        raise InputError(f"--at-once {at_once} is no number of processes; 1 or more, or 0 for half of the cores")
+    if at_once != "auto" and at_once < 1:
+        raise InputError(f"--at-once {at_once} is no number of runs; 1 or more, or auto")
     if limit is not None and (limit < 1 or executor == "local"):
         raise InputError(
             f"--limit {limit}: how many jobs to submit to SLURM now, 1 or more; --at-once bounds what runs here"
@@ -120,6 +120,7 @@ def submit_sweep(
             raise InputError(f"{change}; give --changed to go on, or give the changed sweep another name")
         if missing := find_missing_inputs(plan.todo):
             raise InputError("\n".join(missing))
+        at_once = choose_local(at_once, plan.todo, out) if plan.todo and executor == "local" else 1
         _note_trials(plan)
         if plan.todo and executor == "slurm":
             say(submit_to_slurm(plan, out, limit))
@@ -128,7 +129,7 @@ def submit_sweep(
         say(describe_plan(plan))
     if submission is not None:
         try:
-            outcomes = run_locally(plan.todo, out, at_once or None, submission.code)
+            outcomes = run_locally(plan.todo, out, at_once, submission.code)
         finally:
             submission.disown()
         if sweep.slurm.then == "report":

@@ -25,12 +25,13 @@ from torch import Tensor
 
 from harness.errors import InputError
 from harness.files import make_folder, remove_leftovers, replacing_file, save_tensors, share
+from harness.kept import Kept, is_first_time, stamp
 
 logger = logging.getLogger(__name__)
 LEASE_SECONDS = 30
 NO_HOME = Path("/nonexistent")  # Debian's home of users without one: nothing can be kept there
 Entry = tuple[dict[str, Tensor], dict[str, str]]
-_warned_of: set[Path] = set()
+_shared: Kept[Entry] = Kept(8)  # a run's data, test split, reference and classifier, and another run's
 
 
 def cache_folder() -> Path:
@@ -78,7 +79,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 def load_entry(path: Path) -> Entry | None:
     """An entry, memory-mapped and its checksum verified; None if it is missing or, with a warning, if it is damaged."""
     try:
-        return read_entry(path)
+        return read_shared(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, SafetensorError) as error:
@@ -94,6 +95,12 @@ def read_entry(path: Path) -> Entry:
     if metadata.get("sha256") != compute_sha256(tensors):
         raise ValueError("it does not match its checksum")
     return tensors, metadata
+
+
+def read_shared(path: Path) -> Entry:
+    """`read_entry` of what no run changes, so that the runs of a process may share it."""
+    tensors, metadata = _shared.get(stamp(path), lambda: read_entry(path))
+    return dict(tensors), dict(metadata)
 
 
 class CannotStoreError(InputError):
@@ -137,7 +144,7 @@ def cached(path: Path, compute: Callable[[], Entry]) -> Entry:
     What cannot be stored is used all the same, with a warning. Raises: whatever `compute` raises, with nothing written.
     """
     with suppress(OSError, ValueError, SafetensorError):
-        return read_entry(path)
+        return read_shared(path)
     try:
         lease = acquire_lease(path)
     except CannotStoreError as error:
@@ -152,7 +159,7 @@ def store(path: Path, entry: Entry) -> Entry:
     """Store an entry and read it back, memory-mapped; the entry itself, with a warning, where it cannot be stored."""
     try:
         save_entry(path, *entry)
-        return read_entry(path)
+        return read_shared(path)
     except (InputError, OSError, ValueError, SafetensorError) as error:
         return keep_in_memory(entry, error)
 
@@ -166,6 +173,5 @@ def keep_in_memory(entry: Entry, error: Exception) -> Entry:
 
 def _warn_once(folder: Path, error: str) -> None:
     """For all entries of a cache, and by the main process alone: the reason is the same."""
-    if folder not in _warned_of and os.environ.get("RANK", "0") == "0":
+    if is_first_time(("not stored", folder)) and os.environ.get("RANK", "0") == "0":
         logger.warning("%s; going on without storing it, nor what else is computed", error)
-    _warned_of.add(folder)

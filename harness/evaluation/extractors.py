@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.config import Crop
+from harness.data.staging import read_data_checksum
 from harness.data.weights import find_weights
 from harness.errors import InputError
 from harness.evaluation import efficientnet
@@ -21,6 +22,7 @@ from harness.evaluation.repeated import Repeated
 from harness.evaluation.resize import resize_to
 from harness.files import hash_file
 from harness.imagenet import EFFICIENTNET
+from harness.kept import Kept, stamp
 from harness.precision import casting, check_precision, rounding_products
 from harness.protocol import Autocast, Protocol, Resize
 from harness.seeding import build_generator
@@ -32,6 +34,7 @@ logger = logging.getLogger(__name__)
 # three times as long in parts of 32.
 PIXELS_AT_ONCE = (750_000, 23_000_000)
 MOST_FEATURES = 20_000  # whose covariance takes 3 GB
+_built: "Kept[Extractor]" = Kept(2)  # of a run under two protocols; on a GPU they take its memory
 
 
 @dataclass(frozen=True)
@@ -117,16 +120,27 @@ def build_extractor(
     name, weights = protocol.extractor, protocol.extractor_weights
     if protocol.autocast == "tf32":
         check_precision("tf32", "autocast")
-    if name == "domain":
-        network = _load_domain(dataset, image_size, crop, weights, device)
+    path = weights if weights is not None or name == "domain" else find_weights(name)
+    made_of = (
+        *(name, protocol.extractor_sha256, protocol.size, protocol.resize, protocol.autocast, str(device)),
+        stamp(path) if path is not None and path.exists() else path,
+        *(dataset, image_size, crop, read_data_checksum(dataset, image_size, crop)),
+    )
+    return _built.get(made_of, lambda: _build(protocol, path, device, dataset, image_size, crop))
+
+
+def _build(
+    protocol: Protocol, path: Path | None, device: torch.device, dataset: str, image_size: int, crop: Crop
+) -> Extractor:
+    name, weights = protocol.extractor, protocol.extractor_weights
+    if path is None or name == "domain":
+        network = _load_domain(dataset, image_size, crop, path, device)
+    elif name == "torchvision":
+        network = _load_torchvision(path, device)
+    elif name == EFFICIENTNET:
+        network = _load_efficientnet(path, device)
     else:
-        path = weights or find_weights(name)
-        if name == "torchvision":
-            network = _load_torchvision(path, device)
-        elif name == EFFICIENTNET:
-            network = _load_efficientnet(path, device)
-        else:
-            network = _load_torchscript(path, device, name == "inception", protocol.extractor_sha256 is not None)
+        network = _load_torchscript(path, device, name == "inception", protocol.extractor_sha256 is not None)
     if protocol.extractor_sha256 not in (None, network.sha256):
         raise InputError(
             f"the weights of {weights or name} have SHA-256 {network.sha256}, where the protocol {protocol.name} "

@@ -22,7 +22,7 @@ from harness.data.cache import (
     cache_folder,
     keep_in_memory,
     load_entry,
-    read_entry,
+    read_shared,
     store,
 )
 from harness.errors import DivergedError
@@ -162,7 +162,7 @@ def cached_together(
     def look() -> Literal["found", "ours", "wait"]:
         nonlocal found, lease, refusal, looks
         with suppress(OSError, ValueError, SafetensorError):
-            found = read_entry(path)
+            found = read_shared(path)
             return "found"
         looks += 1
         try:

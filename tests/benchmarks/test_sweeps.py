@@ -11,9 +11,11 @@ from statistics import median
 
 import pytest
 
+from harness.config import RunConfig, build_config
 from harness.record import RunFolder
 from slurm.overview import build_table, describe_plan
 from slurm.plan import build_plan
+from slurm.process import RunQueue, plan_run
 from slurm.status import read_statuses
 from slurm.submit import submit_to_slurm
 from slurm.sweep import SHIPPED, Sweep, load_sweep
@@ -125,6 +127,27 @@ def test_a_job_costs_little_more_than_importing_torch_and_loading_the_data(
     print(f"\ntask start to first pass {median(ours):.2f} s, import torch and load the data {median(bare):.2f} s")
     print(f"ratio {median(ours) / median(bare):.2f}")
     assert median(ours) / median(bare) <= 1.2
+
+
+def test_short_runs_in_a_worker_take_half_the_time_of_processes_of_their_own(tmp_path: Path) -> None:
+    """Eight runs one after another: in one worker, and each by a command of its own."""
+    fields = {"preset": "demo", "max_images": 320, "batch_size": 32, "epochs": 2, "eval_every": 2}
+    configs = [build_config(fields, {"seed": seed}) for seed in range(8)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def run(out: Path, queued: list[list[RunConfig]]) -> float:
+        started = time.perf_counter()
+        for each in queued:
+            queue = RunQueue([plan_run(config, out) for config in each], out, 1, environment)
+            queue.wait()
+            assert not any(outcome.exit_status for outcome in queue.outcomes)
+        return time.perf_counter() - started
+
+    run(tmp_path / "first", [configs[:1]])  # which prepares the data
+    alone = run(tmp_path / "alone", [[config] for config in configs])
+    together = run(tmp_path / "worker", [configs])
+    print(f"\n8 runs: {together:.1f} s in a worker, {alone:.1f} s in processes of their own, {together / alone:.2f}")
+    assert together / alone < 0.5
 
 
 def test_a_warned_job_is_training_again_within_half_a_minute(sweep: SubmittedSweep) -> None:

@@ -175,6 +175,7 @@ def leave_out_work(monkeypatch: pytest.MonkeyPatch) -> None:
         "slurm.evaluations.submit_evaluations",
         "slurm.estimate.probe_kinds",
         "slurm.local.run_locally",
+        "slurm.memory.measure_demand",
         "slurm.submit.submit_locally",
     ):
         monkeypatch.setattr(name, begin)

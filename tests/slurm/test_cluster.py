@@ -100,7 +100,8 @@ def test_a_failure_stops_neither_its_job_nor_the_sweep_and_its_cause_is_shown(sw
         "    def reconstruction_loss(self, x):\n"
         "        os.kill(os.getpid(), 9)\n"
     )
-    sweep.write({"variant": ["bad:Raises", "bad:Killed", "aae"]}, {"min_job_minutes": 30}, **SHORT)
+    slurm = {"min_job_minutes": 30, "runs_at_once": "auto", "cpus_per_task": 2}
+    sweep.write({"variant": ["aae", "bad:Raises", "bad:Killed"]}, slurm, **SHORT)
     loaded = load_sweep(sweep.file)
     timing = Timing(epoch_seconds=5, evaluation_seconds=5, measured="probe")
     save_probe(sweep.out, "tiny", dict.fromkeys(kinds_of(loaded.configs).values(), timing))
@@ -109,7 +110,9 @@ def test_a_failure_stops_neither_its_job_nor_the_sweep_and_its_cause_is_shown(sw
     wait_for(
         lambda: "FAILED" in sweep.cluster.output("squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T"), 120, "end"
     )
-    assert sweep.states() == ["failed", "failed", "done"]
+    assert sweep.states() == ["done", "failed", "failed"]
+    logs = "".join(log.read_text() for log in sweep.out.glob("sweeps/tiny/*/jobs/*_log.*"))
+    assert "a run takes " in logs, "how many share the GPU is measured in the job"
     text = describe_failures(read_statuses(loaded, sweep.out))
     assert "1 failed: RuntimeError: wrong by 17" in text
     assert "1 failed: killed by SIGKILL, most often by the kernel for want of memory" in text

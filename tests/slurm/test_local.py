@@ -19,7 +19,7 @@ from harness.errors import InputError
 from harness.record import RunFolder, find_run_folders
 from harness.settings import load_config_file
 from slurm.local import run_locally
-from slurm.process import PlannedRun, RunProcess
+from slurm.process import PlannedRun, RunProcess, Worker
 from slurm.submission import Submission, create_folder
 from tests.harness.faults import family
 from tests.harness.test_train import PATIENCE, ROOT
@@ -93,12 +93,19 @@ def environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[s
     """The environment of each process that is started, in place of training: it ends after the others have begun."""
     started: list[dict[str, str]] = []
 
+    class Waiting(Worker):
+        def give(self, config: Path, out: Path, log: Path) -> None:
+            started.append(self.environment)
+            self._said, self.returncode = b"", None
+            self.process = subprocess.Popen(["sleep", "1"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+
     class Process(RunProcess):
         def __init__(self, run: PlannedRun, out: Path, environment: Any, rank: int, *_: Any) -> None:
             started.append({"run": run.run_id, **environment})
             self.run, self.folder, self.log = run, RunFolder(out / run.run_id), out / "log.txt"
             self.process = subprocess.Popen(["sleep", "1"])
 
+    monkeypatch.setattr("slurm.process.Worker", Waiting)
     monkeypatch.setattr("slurm.process.RunProcess", Process)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("slurm.local.count_cores", lambda: 12)
