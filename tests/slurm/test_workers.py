@@ -43,7 +43,7 @@ import os, signal, sys, warnings
 import torch
 from variants.aae import AAE
 
-made = 0
+made = calls = 0
 
 
 class Meddling(AAE):
@@ -53,13 +53,19 @@ class Meddling(AAE):
         super().__init__(*arguments)
 
     def reconstruction_loss(self, x):
+        global calls
+        calls += 1
+        if calls == 40:  # the last step of a run
+            self.meddle()
+        return super().reconstruction_loss(x) * made
+
+    def meddle(self):
         os.environ["AAEBENCH_CACHE"] = "/nonexistent"
         os.chdir("/")
         torch.set_num_threads(2)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         warnings.warn("meddled")
         torch.backends.cudnn.benchmark = True
-        return super().reconstruction_loss(x) * made
 """
 
 
