@@ -57,6 +57,7 @@ def submit(
     out: Path = Path("runs"),
     executor: Annotated[Executor | None, Parameter(show_default=False)] = None,
     at_once: Annotated[AtOnce, Parameter(show_default=False)] = "auto",
+    seeds_at_once: Annotated[AtOnce, Parameter(show_default=False)] = "auto",
     limit: Annotated[int | None, Parameter(show_default=False)] = None,
     dry_run: Switch = False,
     changed: Switch = False,
@@ -77,6 +78,9 @@ def submit(
     at_once
         Runs at a time, for local: on each GPU, or on the cores where there is none. auto: on a GPU as many as its
         memory, by a short probe, and its share of the cores allow; else half of the cores. [default: auto]
+    seeds_at_once
+        Runs that differ in nothing but the seed and train side by side as one model, for local: a
+        model counts as one of --at-once. auto: 5 on a GPU, of the mlp architecture; else 1. [default: auto]
     limit
         Jobs to submit to SLURM now, at most; the next sweep submit goes on. [default: as many as SLURM takes]
     dry_run
@@ -92,7 +96,7 @@ def submit(
     if dry_run:
         show_plan(loaded, out, chosen)
     else:
-        submit_sweep(loaded, out, chosen, at_once, changed=changed, limit=limit, wait=wait)
+        submit_sweep(loaded, out, chosen, at_once, seeds_at_once, changed=changed, limit=limit, wait=wait)
 
 
 def retry(
@@ -104,6 +108,7 @@ def retry(
     out: Path = Path("runs"),
     executor: Annotated[Executor | None, Parameter(show_default=False)] = None,
     at_once: Annotated[AtOnce, Parameter(show_default=False)] = "auto",
+    seeds_at_once: Annotated[AtOnce, Parameter(show_default=False)] = "auto",
     limit: Annotated[int | None, Parameter(show_default=False)] = None,
     dry_run: Switch = False,
 ) -> None:
@@ -123,6 +128,8 @@ def retry(
         As for sweep submit.
     at_once
         As for sweep submit.
+    seeds_at_once
+        As for sweep submit.
     limit
         As for sweep submit.
     dry_run
@@ -136,7 +143,7 @@ def retry(
     if dry_run:
         show_plan(loaded, out, chosen, standings)
     else:
-        submit_sweep(loaded, out, chosen, at_once, standings, changed=True, limit=limit)
+        submit_sweep(loaded, out, chosen, at_once, seeds_at_once, standings, changed=True, limit=limit)
 
 
 def status(

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from harness.record import LASTING, RunFolder
 from slurm import AtOnce
 from slurm.memory import choose_at_once
 from slurm.process import POLL_SECONDS, Peers, PlannedRun, RunQueue, choose_port, read_status, record_failure
+from slurm.seeds import count_together, find_company
 
 FRUITLESS_LAUNCHES = 5
 NOT_REQUEUED = "SLURM does not let this job requeue itself (scontrol requeue failed); sweep submit goes on from here"
@@ -34,8 +36,9 @@ class Job:
     """The runs of one job. submitit pickles it, calls it in every task, and asks it for its `checkpoint` to requeue.
 
     Args: world_size: processes per run; at_once: runs at a time, if that is 1, `auto` as the job's GPU allows;
-        save_seconds: how long runs may take to save themselves; python: the words that start Python for a run;
-        fruitless: launches in a row, by run, that were interrupted before anything was saved.
+        save_seconds: how long runs may take to save themselves; seeds_at_once: runs that train side by side, see
+        slurm.seeds; python: the words that start Python for a run; fruitless: launches in a row, by run, that were
+        interrupted before anything was saved.
     """
 
     runs: list[PlannedRun]
@@ -44,6 +47,7 @@ class Job:
     world_size: int
     at_once: AtOnce
     save_seconds: float
+    seeds_at_once: AtOnce = "auto"
     python: list[str] = field(default_factory=lambda: [sys.executable])
     fruitless: dict[str, int] = field(default_factory=dict)
 
@@ -66,6 +70,7 @@ class Job:
             environment.global_rank,
             peers,
             python=self.python,
+            find_company=partial(find_company, asked=self.seeds_at_once, on_gpu=bool(_gpus_shown())),
         )
         while not (signals or queue.interruptions) and queue.step():
             time.sleep(POLL_SECONDS)
@@ -159,8 +164,9 @@ class Job:
         """A number is taken as the sweep has it: whether there is memory for so many is known where they run."""
         if self.at_once != "auto":
             return self.at_once
-        gpus = len(_gpus_shown()[:1])
-        return choose_at_once("auto", self.runs, self.out, gpus, _count_cores(variables), variables, self.python)
+        gpus, cores = len(_gpus_shown()[:1]), _count_cores(variables)
+        seeds = count_together(self.runs, self.seeds_at_once, on_gpu=bool(gpus))
+        return choose_at_once("auto", self.runs, self.out, gpus, cores, variables, self.python, seeds)
 
     def _count_fruitless(self, queue: RunQueue, before: dict[str, str]) -> None:
         """A run that is interrupted again and again before it has saved anything fails, and goes on no more."""

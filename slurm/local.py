@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.progress import TaskID, TimeElapsedColumn
@@ -20,26 +21,32 @@ from slurm import AtOnce
 from slurm.memory import choose_at_once
 from slurm.plan import Plan
 from slurm.process import POLL_SECONDS, Outcome, RunQueue, plan_run
+from slurm.seeds import count_together, find_company
 from slurm.snapshot import snapshot_code
 from slurm.submission import Submission, create_folder
 
 
 def run_locally(
-    configs: Sequence[RunConfig], out: Path, at_once: AtOnce = "auto", code: Path | None = None
+    configs: Sequence[RunConfig],
+    out: Path,
+    at_once: AtOnce = "auto",
+    code: Path | None = None,
+    seeds_at_once: AtOnce = "auto",
 ) -> list[Outcome]:
-    """Run everything, at most `at_once` runs at a time on each GPU, or on the cores where there is none.
+    """Run everything, at most `at_once` processes at a time on each GPU, or on the cores where there is none.
 
     Each logs to log.txt in its folder, sees one GPU, and has its share of the cores unless OMP_NUM_THREADS says
     otherwise. A run that fails does not stop the others. An interrupt is passed on: every run saves itself before this
     returns.
 
-    Args: code: the folder of the packages to run, if they are not this process's own.
+    Args: code: the folder of the packages to run, if they are not this process's own. seeds_at_once: runs that train
+        side by side in one process, see slurm.seeds.
     """
     for config in configs:
         check_folder(RunFolder(out / config.run_id), config)
     gpus, cores = list_gpus(), count_cores()
     if at_once == "auto":
-        at_once = choose_local("auto", configs, out)
+        at_once = choose_local("auto", configs, out, seeds_at_once)
     processes = at_once * max(1, len(gpus))
     threads = max(1, cores // max(1, min(processes, len(configs))))
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
@@ -47,7 +54,8 @@ def run_locally(
         environment["PYTHONPATH"] = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment["AAEBENCH_CACHE"] = str(cache_folder().absolute())  # the runs start in the folder of the code
     runs = [plan_run(config, out) for config in configs]
-    queue = RunQueue(runs, out.absolute(), processes, environment, folder=code, gpus=gpus)
+    company = partial(find_company, asked=seeds_at_once, on_gpu=bool(gpus))
+    queue = RunQueue(runs, out.absolute(), processes, environment, folder=code, gpus=gpus, find_company=company)
     with terminated_as_interrupted(), Bar("runs", TimeElapsedColumn()) as display:
         task = display.add_task("", total=len(configs))
         try:
@@ -63,12 +71,13 @@ def run_locally(
     return queue.outcomes
 
 
-def choose_local(asked: AtOnce, configs: Sequence[RunConfig], out: Path) -> int:
-    """Runs at a time here, on each GPU or on the cores. Raises: InputError for more than there is memory for."""
+def choose_local(asked: AtOnce, configs: Sequence[RunConfig], out: Path, seeds_at_once: AtOnce = "auto") -> int:
+    """Processes at a time here, on each GPU or on the cores. Raises: InputError for more than there is memory for."""
     gpus = list_gpus()
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpus[0]} if gpus else os.environ
     runs = [plan_run(config, out) for config in configs]
-    return choose_at_once(asked, runs, out, len(gpus), count_cores(), environment)
+    seeds = count_together(runs, seeds_at_once, on_gpu=bool(gpus))
+    return choose_at_once(asked, runs, out, len(gpus), count_cores(), environment, seeds=seeds)
 
 
 def submit_locally(plan: Plan, out: Path) -> Submission:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,27 +54,30 @@ def choose_at_once(
     cores: int,
     environment: Mapping[str, str] = os.environ,
     python: Sequence[str] = (sys.executable,),
+    seeds: int = 1,
 ) -> int:
-    """Runs at a time on each GPU, or on the cores where there is none.
+    """Processes at a time on each GPU, or on the cores where there is none.
 
     On a GPU `auto` is what its memory and its share of the cores allow; on cores half of them, without a probe, which
     takes seconds: so many runs seldom want for memory. A number is taken as it is if there is memory for so many, and
     a probe is made only for one that may be too many.
 
-    Args: environment, python: as the runs have them; they see the GPU that is probed.
+    Args: environment, python: as the runs have them; they see the GPU that is probed. seeds: how many runs a process
+        trains side by side; it is taken to need as many times the memory.
     Raises: InputError if there is no memory for the number that was asked for.
     """
     left = [run for run in runs if not _is_done(run, out)]
     places = max(1, gpus)
-    most = max(1, min(-(-len(left) // places), cores // places if gpus else cores // 2))
+    turns = -(-len(left) // (places * seeds))
+    most = max(1, min(turns, cores // places if gpus else cores // 2))
     if asked == "auto":
         if not gpus or most == 1:
             return most
-        demand = measure_demand(choose_probed(left), environment, python)
+        demand = measure_demand(choose_probed(left), environment, python, seeds)
         return 1 if demand is None else min(most, demand.count(USED))
-    together = min(asked, -(-len(left) // places))
+    together = min(asked, turns)
     if together > (1 if gpus else max(1, cores // 2)):
-        demand = measure_demand(choose_probed(left), environment, python)
+        demand = measure_demand(choose_probed(left), environment, python, seeds)
         if demand is not None and together > demand.count():
             raise InputError(
                 f"at_once = {asked} needs {together} x {demand.needed / GB:.1f} GB, and {demand.free / GB:.1f} GB are "
@@ -101,9 +104,15 @@ def choose_probed(runs: Sequence[PlannedRun]) -> dict[str, Any]:
 
 
 def measure_demand(
-    fields: Mapping[str, Any], environment: Mapping[str, str], python: Sequence[str] = (sys.executable,)
+    fields: Mapping[str, Any],
+    environment: Mapping[str, str],
+    python: Sequence[str] = (sys.executable,),
+    seeds: int = 1,
 ) -> Demand | None:
-    """What a run needs, by a probe; None, with a message, if the probe failed: the run itself will say why."""
+    """What a process of so many seeds needs, by a probe of one run.
+
+    None, with a message, if the probe failed: the run itself will say why.
+    """
     asked = json.dumps({"fields": fields, "path": sys.path})
     started = time.monotonic()
     answer = subprocess.run(
@@ -111,12 +120,14 @@ def measure_demand(
     )
     try:
         demand = Demand(**json.loads(answer.stdout.splitlines()[-1]))
+        demand = replace(demand, needed=seeds * demand.needed)
     except (ValueError, TypeError, IndexError):
         said = [line for line in answer.stderr.splitlines() if line.strip()] or [f"exit status {answer.returncode}"]
         say(f"a run's memory could not be measured: {said[-1].removeprefix('aaebench: ')}")
         return None
     say(
-        f"a run takes {demand.needed / GB:.1f} GB of {demand.free / GB:.1f} GB that are free: "
+        f"{'a run takes' if seeds == 1 else f'{seeds} seeds take'} {demand.needed / GB:.1f} GB of "
+        f"{demand.free / GB:.1f} GB that are free: "
         f"{demand.count()} at once at most (measured in {time.monotonic() - started:.0f} s)"
     )
     return demand

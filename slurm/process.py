@@ -15,7 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.2
 BUSY_SECONDS = 300  # how long a run is waited for that another process still trains: one that SLURM gave up too early
 PEER_SECONDS = 10  # how long a rank may take to end by itself once another rank has given up
+FindCompany = Callable[["PlannedRun", Sequence["PlannedRun"]], Sequence["PlannedRun"]]
 INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 PORTS = range(20_000, 60_001)  # where ranks meet; submitit's choice, above what services listen at
 
@@ -74,8 +76,7 @@ class Outcome:
 class Worker:
     """A process that trains one run after another on one GPU, or on the cores: see `slurm.worker`.
 
-    It starts with its first run. Of the run that it was given last it tells what a process of that run's own would:
-    `poll`, `returncode`, `send_signal` and `kill` are those of `subprocess.Popen`.
+    It starts with its first turn: one run, or several that train side by side. `poll` tells what became of them.
 
     Args: gpu: the one that it sees, if GPUs are shared out. folder: where it runs, if not here. python: the words that
         start Python.
@@ -85,17 +86,24 @@ class Worker:
         self.environment = {**environment, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})}
         self.gpu, self.folder, self.python = gpu, folder, python
         self.process: subprocess.Popen[bytes] | None = None
-        self.returncode: int | None = None
+        self.exit_statuses: list[int] | None = None
 
-    def give(self, config: Path, out: Path, log: Path) -> None:
-        """Have it train a run, whose log it writes. Raises: OSError if it cannot be started."""
-        self.returncode, self._said = None, b""
-        self.process = self.process or self._start(log)
-        runs = [{"config": str(config.absolute()), "out": str(out.absolute()), "log": str(log.absolute())}]
-        turn = json.dumps({"started": time.time(), "runs": runs})
+    def give(self, turn: Sequence["RunInWorker"], out: Path) -> None:
+        """Have it train runs, whose logs it writes. Raises: OSError if it cannot be started."""
+        self.exit_statuses, self._said, self._n = None, b"", len(turn)
+        self.process = self.process or self._start(turn[0].log)
+        runs = [
+            {
+                "config": str(run.folder.config_file.absolute()),
+                "out": str(out.absolute()),
+                "log": str(run.log.absolute()),
+            }
+            for run in turn
+        ]
+        line = json.dumps({"started": time.time(), "runs": runs})
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # how it has ended meanwhile, `poll` says
-            self.process.stdin.write(f"{turn}\n".encode())
+            self.process.stdin.write(f"{line}\n".encode())
             self.process.stdin.flush()
 
     def _start(self, log: Path) -> "subprocess.Popen[bytes]":
@@ -113,27 +121,24 @@ class Worker:
         os.set_blocking(process.stdout.fileno(), False)
         return process
 
-    def poll(self) -> int | None:
-        """The exit status of its run: what it answers, or how it ended itself; None while it trains."""
+    def poll(self) -> list[int] | None:
+        """The exit status of each run of its turn: what it answers, or how it ended itself; None while it trains."""
         assert self.process is not None
         assert self.process.stdout is not None
         ended = self.process.poll()  # before what it has said is read, of which then nothing is missing
         self._said += self.process.stdout.read() or b""
-        if self.returncode is None:
+        if self.exit_statuses is None:
             answers = [answer for line in self._said.splitlines() if (answer := _read_answer(line))]
-            self.returncode = answers[0][0] if answers else ended
-        return self.returncode
+            self.exit_statuses = answers[0] if answers else None if ended is None else [ended] * self._n
+        return self.exit_statuses
 
     def send_signal(self, number: int) -> None:
         assert self.process is not None
         self.process.send_signal(number)
 
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
-
     def takes_runs(self) -> bool:
-        """Whether it is there for another run. One whose run was interrupted ends."""
-        return self.process is not None and self.process.poll() is None and (self.returncode or 0) < 128
+        """Whether it is there for another turn. One whose run was interrupted ends."""
+        return self.process is not None and self.process.poll() is None and max(self.exit_statuses or [0]) < 128
 
     def dismiss(self) -> None:
         """There are no more runs for it: it ends by itself."""
@@ -153,8 +158,11 @@ def _read_answer(line: bytes) -> list[int]:
         return []
 
 
-class RunUnderWay:
-    """A run, or one rank of it, that a process trains. It logs to the run's folder."""
+class RunUnderWay(ABC):
+    """A run, or one rank of it, that a process trains. It logs to the run's folder.
+
+    `process` may train others as well.
+    """
 
     process: "subprocess.Popen[bytes] | Worker"
 
@@ -164,21 +172,30 @@ class RunUnderWay:
         self.log = self.folder.path / log_name(rank)
         self.started = time.time()
 
+    @abstractmethod
+    def poll(self) -> int | None:
+        """The exit status of the run; None while it trains."""
+
     def end(self) -> Outcome:
-        """What became of the process, which has ended. A failure that it could not record itself is recorded here."""
-        assert self.process.returncode is not None
-        return Outcome(self.folder, self.process.returncode, read_last_line(self.log))
+        """What became of the run, which has ended. A failure that it could not record itself is recorded here."""
+        exit_status = self.poll()
+        assert exit_status is not None
+        return Outcome(self.folder, exit_status, read_last_line(self.log))
 
 
 class RunInWorker(RunUnderWay):
-    """By a worker, whose only run it is at the time."""
+    """By a worker, alone or as `number` of its turn."""
 
-    def __init__(self, run: PlannedRun, out: Path, worker: Worker) -> None:
+    def __init__(self, run: PlannedRun, out: Path, worker: Worker, number: int) -> None:
         super().__init__(run, out)
         with appending(self.log):  # here, where it is known what to do if it cannot be written
             pass
-        worker.give(self.folder.config_file, out, self.log)
-        self.process = worker
+        self.process: Worker = worker
+        self.number = number
+
+    def poll(self) -> int | None:
+        exit_statuses = self.process.poll()
+        return None if exit_statuses is None else exit_statuses[self.number]
 
 
 class RunProcess(RunUnderWay):
@@ -194,6 +211,7 @@ class RunProcess(RunUnderWay):
         python: Sequence[str],
     ) -> None:
         super().__init__(run, out, rank)
+        self.process: subprocess.Popen[bytes]
         command = [*python, "-m", "harness.train", "--config", str(self.folder.config_file), "--out", str(out)]
         with appending(self.log) as log:
             self.process = subprocess.Popen(
@@ -205,6 +223,9 @@ class RunProcess(RunUnderWay):
                 cwd=folder,
                 start_new_session=True,
             )
+
+    def poll(self) -> int | None:
+        return self.process.poll()
 
 
 def choose_port(job_id: str, restarts: int) -> int:
@@ -263,11 +284,12 @@ class Peers:
 
 
 class RunQueue:
-    """Runs, at most `at_once` at a time. One that fails does not stop the others.
+    """Runs, at most `at_once` processes at a time. One that fails does not stop the others.
 
     `rank` and `peers` are given where each run is several processes, and this is the queue of one rank of them.
     `folder` is where the processes run, if not here. `gpus` are shared out among the processes, each of which sees one.
-    `python` are the words that start Python for a run.
+    `python` are the words that start Python for a run. `find_company` says which runs of a sequence are to train beside
+    one, in its process.
     """
 
     def __init__(
@@ -281,9 +303,11 @@ class RunQueue:
         folder: Path | None = None,
         gpus: Sequence[str] = (),
         python: Sequence[str] = (sys.executable,),
+        find_company: FindCompany = lambda run, others: [],
     ) -> None:
         self.waiting, self.out, self.at_once, self.environment = list(runs), out, at_once, environment
         self.rank, self.peers, self.folder, self.gpus, self.python = rank, peers, folder, gpus, python
+        self.find_company = find_company
         self.running: list[RunUnderWay] = []
         self.outcomes: list[Outcome] = []
         self.stopped = False
@@ -303,14 +327,15 @@ class RunQueue:
         """Reap what has ended and start what there is room for. Returns: whether anything is left to wait for."""
         for process in list(self.running):
             self._follow_peers(process)
-            if process.process.poll() is not None:
+            if process.poll() is not None:
                 self.running.remove(process)
                 self._end(process)
         for run in list(self.waiting):
-            if self.stopped or len(self.running) >= self.at_once:
+            if self.stopped or len(self._list_processes()) >= self.at_once:
                 break
+            if run not in self.waiting:  # it trains beside another
+                continue
             if self._may_start(run):
-                self.waiting.remove(run)
                 self._start(run)
             elif self.peers is not None and run in self.waiting:
                 break  # the other ranks have started it and wait there
@@ -320,9 +345,9 @@ class RunQueue:
     def stop(self, number: int | None = None) -> None:
         """Start nothing more; signal what runs."""
         self.stopped = True
-        for process in self.running:
+        for process in self._list_processes():
             if number is not None:
-                process.process.send_signal(number)
+                process.send_signal(number)
 
     def wait(self, seconds: float | None = None) -> None:
         """Until all that runs has ended, or so many seconds have passed."""
@@ -352,9 +377,20 @@ class RunQueue:
             self.peers.give_up(run.run_id, outcome.last_line)
         return False
 
+    def _list_processes(self) -> "list[subprocess.Popen[bytes] | Worker]":
+        """Each once, however many runs it trains."""
+        return list(dict.fromkeys(under_way.process for under_way in self.running))
+
     def _start(self, run: PlannedRun) -> None:
+        """Start a run, and whatever is to train beside it."""
+        self.waiting.remove(run)
         if self._keeps_workers:
-            self.running.append(RunInWorker(run, self.out, self._choose_worker()))
+            company = [other for other in self.find_company(run, list(self.waiting)) if self._may_start(other)]
+            self.waiting = [other for other in self.waiting if other not in company]
+            worker = self._choose_worker()
+            turn = [RunInWorker(each, self.out, worker, n) for n, each in enumerate((run, *company))]
+            worker.give(turn, self.out)
+            self.running += turn
             return
         environment = self.environment
         if self.peers is not None:
@@ -365,7 +401,7 @@ class RunQueue:
 
     def _choose_worker(self) -> Worker:
         """An idle one on the least busy GPU, or a new one on the GPU that has the fewest."""
-        busy = [process.process for process in self.running]
+        busy = self._list_processes()
         idle = [worker for worker in self._workers if worker not in busy and worker.takes_runs()]
         if idle:
             gpus = [worker.gpu for worker in self._workers if worker in busy]
@@ -379,7 +415,7 @@ class RunQueue:
 
     def _dismiss_workers(self) -> None:
         """Those that no run waits for, and those that have ended: a signal or the kernel may end an idle one."""
-        busy, wanted = [process.process for process in self.running], bool(self.waiting) and not self.stopped
+        busy, wanted = self._list_processes(), bool(self.waiting) and not self.stopped
         for worker in [worker for worker in self._workers if worker not in busy]:
             if not (wanted and worker.takes_runs()):
                 worker.dismiss()
@@ -392,7 +428,7 @@ class RunQueue:
         if self.peers is not None and self.peers.others_gave_up(process.run.run_id):
             since = self._given_up_at.setdefault(process.run.run_id, time.monotonic())
             if time.monotonic() - since > PEER_SECONDS:
-                process.process.kill()
+                process.process.send_signal(signal.SIGKILL)
 
     def _end(self, process: RunUnderWay) -> None:
         outcome = process.end()

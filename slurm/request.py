@@ -63,6 +63,9 @@ class SlurmOptions(BaseModel):
     runs_at_once: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
         1, description="Runs that share a job's GPU at the same time; auto: as its memory and cores allow"
     )
+    seeds_at_once: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        "auto", description="Runs that differ in the seed alone and train side by side; auto: on a GPU where it pays"
+    )
     signal_delay_s: int | None = Field(None, ge=1, le=65535, description="Warning before the time limit")
     setup: list[str] = Field([], description="Shell commands before the runs, as `module load cuda`")
     launcher: list[Word] = Field([], description="Words before each process's command, as [numactl, --localalloc]")

@@ -67,6 +67,12 @@ def choose_executor(executor: Executor | None) -> Executor:
     return chosen
 
 
+def _require_counts(given: dict[str, AtOnce]) -> None:
+    for option, number in given.items():
+        if number != "auto" and number < 1:
+            raise InputError(f"{option} {number} is no number of runs; 1 or more, or auto")
+
+
 def show_plan(sweep: Sweep, out: Path, executor: Executor, standings: Collection[Standing] = TO_SUBMIT) -> None:
     """Print what a submission would do, and what would keep it from that."""
     require_no_fewer_trials(sweep, out)
@@ -93,6 +99,7 @@ def submit_sweep(
     out: Path,
     executor: Executor,
     at_once: AtOnce,
+    seeds_at_once: AtOnce,
     standings: Collection[Standing] = TO_SUBMIT,
     *,
     changed: bool,
@@ -105,8 +112,7 @@ def submit_sweep(
     Raises: InputError, with nothing written, for whatever can be known before; RunsFailedError if local runs failed
         now, or any before that are not tried again.
     """
-    if at_once != "auto" and at_once < 1:
-        raise InputError(f"--at-once {at_once} is no number of runs; 1 or more, or auto")
+    _require_counts({"--at-once": at_once, "--seeds-at-once": seeds_at_once})
     if limit is not None and (limit < 1 or executor == "local"):
         raise InputError(
             f"--limit {limit}: how many jobs to submit to SLURM now, 1 or more; --at-once bounds what runs here"
@@ -120,7 +126,7 @@ def submit_sweep(
             raise InputError(f"{change}; give --changed to go on, or give the changed sweep another name")
         if missing := find_missing_inputs(plan.todo):
             raise InputError("\n".join(missing))
-        at_once = choose_local(at_once, plan.todo, out) if plan.todo and executor == "local" else 1
+        at_once = choose_local(at_once, plan.todo, out, seeds_at_once) if plan.todo and executor == "local" else 1
         _note_trials(plan)
         if plan.todo and executor == "slurm":
             say(submit_to_slurm(plan, out, limit))
@@ -129,7 +135,7 @@ def submit_sweep(
         say(describe_plan(plan))
     if submission is not None:
         try:
-            outcomes = run_locally(plan.todo, out, at_once, submission.code)
+            outcomes = run_locally(plan.todo, out, at_once, submission.code, seeds_at_once)
         finally:
             submission.disown()
         if sweep.slurm.then == "report":
@@ -356,6 +362,7 @@ def _build_job(plan: Plan, index: int, submission: Path, out: Path) -> Job:
         submission=submission,
         world_size=options.world_size,
         at_once=options.runs_at_once,
+        seeds_at_once=options.seeds_at_once,
         save_seconds=max(3.0, options.warning_seconds * 0.8),
         python=_build_python(plan.sweep, out),
     )

@@ -5,6 +5,8 @@ It reads turns on standard input, a line of JSON each: `{"runs": [{"config": FIL
 Imports, data, references and compiled code stay between turns. Nothing else does: a run ends as in a process of its
 own.
 
+Several runs of a turn train side by side, see harness.training.together.
+
 Errors that harness.train explains cost a run; any other ends the worker as it would have ended the run's process, as
 after one nothing is known of the state of its device. So does a signal, when the run has saved itself.
 """
@@ -28,6 +30,7 @@ from harness.config import build_config
 from harness.files import appending
 from harness.kept import begin_run, keep_between_runs
 from harness.settings import load_config_file
+from harness.training.together import train_together
 from slurm.estimate import Kind, kind_of
 from slurm.process import INTERRUPTING
 
@@ -124,6 +127,37 @@ def train(run: dict[str, str], started: float, fresh: FreshStart) -> int:
         return call(train)
 
 
+def train_company(runs: Sequence[dict[str, str]], started: float, fresh: FreshStart) -> list[int]:
+    """Runs that differ in nothing but the seed. Returns: the exit status of each, as `train`."""
+    ends: list[Exception | None] = []
+
+    def train() -> None:
+        fields = [load_config_file(Path(run["config"])) for run in runs]
+        forget_own(str(fields[0].get("variant")))
+        configs = [build_config(each) for each in fields]
+        fresh.compile_for(configs[0].model_dump(mode="json"))
+        ends.extend(train_together(configs, Path(runs[0]["out"]), started=started))
+
+    for run in runs[1:]:
+        with appending(Path(run["log"])) as log:
+            log.write(f"trained side by side with others: what is said of all is in {runs[0]['log']}\n".encode())
+    with fresh.given(runs[0]):
+        if status := call(train):  # before any of them has begun
+            return [status] * len(runs)
+    return [tell_end(run, end, fresh) for run, end in zip(runs, ends, strict=True)]
+
+
+def tell_end(run: dict[str, str], end: Exception | None, fresh: FreshStart) -> int:
+    """Say in a run's log what has ended it, as `train` does."""
+
+    def tell() -> None:
+        if end is not None:
+            raise end
+
+    with fresh.given(run):
+        return call(tell)
+
+
 def forget_own(variant: str) -> None:
     """A user's own variant is imported anew for each run: whatever its module has noted is of the run before."""
     module, own, _ = variant.partition(":")
@@ -145,7 +179,8 @@ def main() -> int:
         if not line:  # no more runs, or nobody there any more
             return 0
         turn = json.loads(line)
-        statuses = [train(run, turn["started"], fresh) for run in turn["runs"]]
+        runs, started = turn["runs"], turn["started"]
+        statuses = [train(runs[0], started, fresh)] if len(runs) == 1 else train_company(runs, started, fresh)
         with suppress(BrokenPipeError):
             print(json.dumps({"exit_statuses": statuses}), file=answers, flush=True)
         interrupted = [status for status in statuses if status - 128 in INTERRUPTING]

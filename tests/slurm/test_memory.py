@@ -100,7 +100,7 @@ class TestTheProbe:
     def test_inside_a_job_is_of_its_gpu_and_its_cores(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
         variables = os.environ | {"PYTHONPATH": str(ROOT), "SLURM_CPUS_PER_TASK": "2"}
-        job = Job(plan(tmp_path, 4), tmp_path, tmp_path, 1, "auto", 1.0, [sys.executable])
+        job = Job(plan(tmp_path, 4), tmp_path, tmp_path, 1, "auto", 1.0, python=[sys.executable])
         assert job._choose_at_once(variables) == 2
 
 

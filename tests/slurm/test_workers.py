@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from harness.record import RunFolder
 from harness.settings import load_config_file
 from slurm.local import run_locally
 from slurm.process import Outcome, RunQueue, Worker, plan_run
+from slurm.seeds import count_together, find_company
 from tests.harness.test_train import PATIENCE, ROOT, assert_same_run
 
 SHORT = load_config_file(ROOT / "tests/harness/short.yaml")
@@ -310,3 +312,73 @@ def test_nothing_is_logged_twice(caplog: pytest.LogCaptureFixture, monkeypatch: 
     caplog.clear()
     assert [things.get(name, lambda name=name: make(name)) for name in "ababca"] == [3, 4, 3, 4, 5, 6]
     assert [record.getMessage() for record in caplog.records] == [f"made {name}" for name in "ababca"]
+
+
+class TestSeedsSideBySide:
+    """Runs that differ in nothing but the seed, in one process of this machine's cores, as it was asked for."""
+
+    def seeds(self, n: int, **fields: Any) -> list[RunConfig]:
+        return configs(*({"seed": seed, "variant": "equal_linear", **fields} for seed in range(n)))
+
+    def test_each_has_its_folder_and_its_log(self, tmp_path: Path) -> None:
+        other, *runs = [*configs({"variant": "aae"}), *self.seeds(3)]
+        outcomes = run_locally([runs[0], other, *runs[1:]], tmp_path, at_once=1, seeds_at_once=2)
+        assert [outcome.exit_status for outcome in outcomes] == [0] * 4
+        company = {run.run_id: RunFolder(tmp_path / run.run_id).read_environment()["seeds_at_once"] for run in runs}
+        assert [company[run.run_id] for run in runs] == [2, 2, 1]
+        first, second, third = ((tmp_path / run.run_id / "log.txt").read_text() for run in runs)
+        assert "seed 0  epoch 2/2" in first
+        assert "seed 1  epoch 2/2" in first
+        log = tmp_path / runs[0].run_id / "log.txt"
+        assert second == f"trained side by side with others: what is said of all is in {log}\n"
+        assert "epoch 2/2" in third
+
+    def test_one_that_fails_says_so_in_its_own_log(self, tmp_path: Path) -> None:
+        runs = self.seeds(3)
+        (tmp_path / runs[1].run_id / "records.jsonl").mkdir(parents=True)
+        queue = self.build_queue(runs, tmp_path)
+        queue.wait()
+        outcomes = {each.folder.path.name: each for each in queue.outcomes}
+        assert [outcomes[run.run_id].exit_status for run in runs] == [0, 2, 0]
+        assert "is damaged" in outcomes[runs[1].run_id].last_line
+
+    def test_an_interrupt_saves_all_of_them(self, tmp_path: Path) -> None:
+        runs = self.seeds(2, epochs=200, checkpoint_every=200)
+        queue = self.build_queue(runs, tmp_path)
+        step_until(queue, trains(queue, runs[1]), "it trains")
+        queue.stop(signal.SIGTERM)
+        queue.wait()
+        assert queue.interruptions == [signal.SIGTERM] * 2
+        for run in runs:
+            folder = RunFolder(tmp_path / run.run_id)
+            assert folder.read_status()["state"] == "queued"
+            assert [*folder.checkpoints.iterdir()]
+
+    def build_queue(self, runs: list[RunConfig], out: Path) -> RunQueue:
+        queue = build_queue(out, runs)
+        queue.find_company = partial(find_company, asked="auto", on_gpu=True)
+        return queue
+
+
+@pytest.mark.parametrize(
+    ("asked", "on_gpu", "changes", "expected"),
+    [
+        (2, False, {}, 1),
+        (10, False, {}, 7),
+        ("auto", False, {}, 0),
+        ("auto", True, {}, 4),
+        ("auto", True, {"architecture": "conv"}, 0),
+        ("auto", True, {"mixed_precision": "fp16"}, 0),
+        (1, True, {}, 0),
+    ],
+)
+def test_who_trains_side_by_side(
+    asked: Any, on_gpu: bool, changes: dict[str, Any], expected: int, tmp_path: Path
+) -> None:
+    runs = [plan_run(config, tmp_path) for config in configs(*({"seed": seed} for seed in range(8)))]
+    for run in runs:
+        run.config.update(changes)
+    others = [plan_run(config, tmp_path) for config in configs({"seed": 9, "learning_rate": 0.01})]
+    company = find_company(runs[0], [*others, *runs[1:]], asked, on_gpu=on_gpu)
+    assert [run.run_id for run in company] == [run.run_id for run in runs[1 : 1 + expected]]
+    assert count_together([*others, *runs], asked, on_gpu=on_gpu) == 1 + expected
