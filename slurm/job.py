@@ -70,7 +70,7 @@ class Job:
             environment.global_rank,
             peers,
             python=self.python,
-            find_company=partial(find_company, asked=self.seeds_at_once, on_gpu=bool(_gpus_shown())),
+            find_company=partial(find_company, asked=self.seeds_at_once, gpus=len(_gpus_shown()[:1])),
         )
         while not (signals or queue.interruptions) and queue.step():
             time.sleep(POLL_SECONDS)
@@ -165,7 +165,7 @@ class Job:
         if self.at_once != "auto":
             return self.at_once
         gpus, cores = len(_gpus_shown()[:1]), _count_cores(variables)
-        seeds = count_together(self.runs, self.seeds_at_once, on_gpu=bool(gpus))
+        seeds = count_together(self.runs, self.seeds_at_once, gpus)
         return choose_at_once("auto", self.runs, self.out, gpus, cores, variables, self.python, seeds)
 
     def _count_fruitless(self, queue: RunQueue, before: dict[str, str]) -> None:

@@ -54,7 +54,7 @@ def run_locally(
         environment["PYTHONPATH"] = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment["AAEBENCH_CACHE"] = str(cache_folder().absolute())  # the runs start in the folder of the code
     runs = [plan_run(config, out) for config in configs]
-    company = partial(find_company, asked=seeds_at_once, on_gpu=bool(gpus))
+    company = partial(find_company, asked=seeds_at_once, gpus=len(gpus))
     queue = RunQueue(runs, out.absolute(), processes, environment, folder=code, gpus=gpus, find_company=company)
     with terminated_as_interrupted(), Bar("runs", TimeElapsedColumn()) as display:
         task = display.add_task("", total=len(configs))
@@ -76,7 +76,7 @@ def choose_local(asked: AtOnce, configs: Sequence[RunConfig], out: Path, seeds_a
     gpus = list_gpus()
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpus[0]} if gpus else os.environ
     runs = [plan_run(config, out) for config in configs]
-    seeds = count_together(runs, seeds_at_once, on_gpu=bool(gpus))
+    seeds = count_together(runs, seeds_at_once, len(gpus))
     return choose_at_once(asked, runs, out, len(gpus), count_cores(), environment, seeds=seeds)
 
 

@@ -190,11 +190,11 @@ class RunInWorker(RunUnderWay):
         super().__init__(run, out)
         with appending(self.log):  # here, where it is known what to do if it cannot be written
             pass
-        self.process: Worker = worker
+        self.process = self.worker = worker
         self.number = number
 
     def poll(self) -> int | None:
-        exit_statuses = self.process.poll()
+        exit_statuses = self.worker.poll()
         return None if exit_statuses is None else exit_statuses[self.number]
 
 
@@ -211,10 +211,9 @@ class RunProcess(RunUnderWay):
         python: Sequence[str],
     ) -> None:
         super().__init__(run, out, rank)
-        self.process: subprocess.Popen[bytes]
         command = [*python, "-m", "harness.train", "--config", str(self.folder.config_file), "--out", str(out)]
         with appending(self.log) as log:
-            self.process = subprocess.Popen(
+            self.process = self.own = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -225,7 +224,7 @@ class RunProcess(RunUnderWay):
             )
 
     def poll(self) -> int | None:
-        return self.process.poll()
+        return self.own.poll()
 
 
 def choose_port(job_id: str, restarts: int) -> int:

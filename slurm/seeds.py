@@ -12,13 +12,14 @@ BESIDE_A_RUN = ("seed", "sweep", "search")  # what may differ
 AT_MOST = 5  # by auto: of so many it is known that they take little more time than one
 
 
-def find_company(run: PlannedRun, others: Sequence[PlannedRun], asked: AtOnce, *, on_gpu: bool) -> list[PlannedRun]:
-    """Those of the others that are to train beside a run, in their order.
+def find_company(run: PlannedRun, others: Sequence[PlannedRun], asked: AtOnce, gpus: int) -> list[PlannedRun]:
+    """Those of the others, which all wait, that are to train beside a run, in their order.
 
-    `auto` is for GPUs, which small networks leave idle: runs of the mlp architecture, AT_MOST in all. Convolutions of
-    several seeds become grouped ones, which nobody has timed. On cores seeds gain nothing by it.
+    `auto` is for GPUs, which small networks leave idle: runs of the mlp architecture, AT_MOST in all, and no more than
+    leave each GPU some. Convolutions of several seeds become grouped ones, which nobody has timed. On cores seeds gain
+    nothing by it.
     """
-    most = count_seeds(asked, on_gpu=on_gpu)
+    most = count_seeds(asked, 1 + len(others), gpus)
     if asked == "auto" and not _pays(run.config):
         most = 1
     alike = _without_seed(run.config)
@@ -30,9 +31,9 @@ def find_company(run: PlannedRun, others: Sequence[PlannedRun], asked: AtOnce, *
     return company
 
 
-def count_together(runs: Sequence[PlannedRun], asked: AtOnce, *, on_gpu: bool) -> int:
+def count_together(runs: Sequence[PlannedRun], asked: AtOnce, gpus: int) -> int:
     """How many of these will train side by side, where the most do."""
-    most = count_seeds(asked, on_gpu=on_gpu)
+    most = count_seeds(asked, len(runs), gpus)
     if most == 1:
         return 1
     cells = Counter(
@@ -41,10 +42,10 @@ def count_together(runs: Sequence[PlannedRun], asked: AtOnce, *, on_gpu: bool) -
     return min(most, max(cells.values(), default=1))
 
 
-def count_seeds(asked: AtOnce, *, on_gpu: bool) -> int:
+def count_seeds(asked: AtOnce, runs: int, gpus: int) -> int:
     """How many train side by side at most."""
     if asked == "auto":
-        return AT_MOST if on_gpu else 1
+        return min(AT_MOST, -(-runs // gpus)) if gpus else 1
     return asked
 
 

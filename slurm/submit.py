@@ -99,7 +99,7 @@ def submit_sweep(
     out: Path,
     executor: Executor,
     at_once: AtOnce,
-    seeds_at_once: AtOnce,
+    seeds_at_once: AtOnce = "auto",
     standings: Collection[Standing] = TO_SUBMIT,
     *,
     changed: bool,

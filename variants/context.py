@@ -31,23 +31,27 @@ class Context:
         """The precision of a forward pass, entered inside it: DeepSpeed switches off what is entered around it."""
         return nullcontext()
 
-    @contextmanager
-    def reaching(self, module: nn.Module) -> Iterator[None]:
+    def reaching(self, module: nn.Module) -> AbstractContextManager[None]:
         """Inside, gradients reach a module's parameters, also where the phase under way does not update them."""
-        frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        try:
-            yield
-        finally:
-            for parameter in frozen:
-                parameter.requires_grad_(False)
+        return _thawed(module)
 
     def features(self, x: Tensor) -> Sequence[Tensor]:
         """The hidden activations of the fixed network for images (B, C, S, S). Raises: RuntimeError without one."""
         if self._features is None:
             raise RuntimeError("this variant compares the features of a network that nobody has set")
         return self._features(x)
+
+
+@contextmanager
+def _thawed(module: nn.Module) -> Iterator[None]:
+    frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 class InContext:

@@ -5,7 +5,7 @@ BatchNorm statistics and moments, and its numbers are those of a run alone, with
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from harness.precision import casting, rounding_products
+from harness.precision import Precision, casting, rounding_products
 from harness.training.engine import Engine
 from harness.training.stepping import CapturedStep, Losses, Piece, Step
 from variants import Variant
@@ -128,7 +128,7 @@ class SideBySide:
         self._losses = {name: torch.stack(repeats).mean(0) for name, repeats in self._repeats.items()}
 
 
-def _stack(of_seeds: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _stack(of_seeds: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Tensors of equal names as one (S, ...), of which they become views."""
     stacks = {}
     for name in of_seeds[0]:
@@ -146,7 +146,8 @@ class SeedsContext(Context):
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         super().__init__(engines[0].processes.device, engines[0].variant.context._features)
-        self.engines, self.precision = engines, engines[0].config.mixed_precision
+        self.engines = engines
+        self.precision: Precision = engines[0].config.mixed_precision
 
     def noise(self, n: int, latent_dim: int) -> Tensor:
         return self._draw(lambda engine: engine.noise(n, latent_dim))
@@ -177,5 +178,7 @@ class _OfEachSeed(torch.autograd.Function):
         pass
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, seed: Tensor, make: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
+        info: Any, in_dims: Any, seed: Tensor, make: Callable[[], Tensor]
+    ) -> tuple[Tensor, int]:
         return make(), 0

@@ -128,16 +128,17 @@ def _gather(
                 clock.add("startup", (time.time() - started) if not members else 0.0)
                 with timed("data"):
                     if shared is None:
-                        engine, *shared = prepare(config, processes)
+                        engine, data, evaluators = prepare(config, processes)
+                        shared = data, evaluators
                     else:
-                        engine = build_engine(config, processes, shared[0])
+                        data, evaluators = shared
+                        engine = build_engine(config, processes, data)
             check_folder(folder, config)
             create_folder(folder, config)
             stack.enter_context(owned(folder))
         except Exception as error:  # it is this run's alone
             ends[number] = error
             continue
-        data, evaluators = shared
         training = Training(config, folder, engine, data, evaluators, clock, signals, seeds=len(unsettled))
         members.append(_Member(number, training, training.run()))
     return members

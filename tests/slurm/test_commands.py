@@ -89,6 +89,7 @@ def test_shipped_sweeps_are_valid(path: Path) -> None:
     [
         (("no_such_sweep",), "there is no file no_such_sweep, and unknown shipped sweep"),
         (("demo", "--at-once", "-1"), "--at-once -1"),
+        (("demo", "--seeds-at-once", "0"), "--seeds-at-once 0 is no number of runs; 1 or more, or auto"),
     ],
 )
 def test_bad_input(tmp_path: Path, arguments: tuple[str, ...], message: str, capfd: pytest.CaptureFixture[str]) -> None:

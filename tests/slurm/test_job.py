@@ -157,6 +157,9 @@ class TestRunsOfSeveralRanks:
                 started.append((str(rank), run.run_id, environment["MASTER_PORT"]))
                 self.run, self.folder, self.process = run, RunFolder(out / run.run_id), subprocess.Popen(["true"])
 
+            def poll(self) -> int | None:
+                return self.process.poll()
+
             def end(self) -> Outcome:
                 return Outcome(self.folder, 0, "")
 

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from harness.errors import InputError
 from harness.record import RunFolder, find_run_folders
 from harness.settings import load_config_file
 from slurm.local import run_locally
-from slurm.process import PlannedRun, RunProcess, Worker
+from slurm.process import PlannedRun, RunInWorker, RunProcess, Worker
 from slurm.submission import Submission, create_folder
 from tests.harness.faults import family
 from tests.harness.test_train import PATIENCE, ROOT
@@ -94,16 +94,16 @@ def environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[s
     started: list[dict[str, str]] = []
 
     class Waiting(Worker):
-        def give(self, config: Path, out: Path, log: Path) -> None:
+        def give(self, turn: Sequence[RunInWorker], out: Path) -> None:
             started.append(self.environment)
-            self._said, self.returncode = b"", None
+            self._said, self.exit_statuses, self._n = b"", None, len(turn)
             self.process = subprocess.Popen(["sleep", "1"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
 
     class Process(RunProcess):
         def __init__(self, run: PlannedRun, out: Path, environment: Any, rank: int, *_: Any) -> None:
             started.append({"run": run.run_id, **environment})
             self.run, self.folder, self.log = run, RunFolder(out / run.run_id), out / "log.txt"
-            self.process = subprocess.Popen(["sleep", "1"])
+            self.process = self.own = subprocess.Popen(["sleep", "1"])
 
     monkeypatch.setattr("slurm.process.Worker", Waiting)
     monkeypatch.setattr("slurm.process.RunProcess", Process)
@@ -128,7 +128,7 @@ class TestTheAllocationIsShared:
         monkeypatch.setattr("slurm.process.POLL_SECONDS", 0.01)
         begun = []
         monkeypatch.setattr("slurm.local._show", lambda display, task, queue: begun.append(len(queue.running)))
-        run_locally(configs(*({"seed": seed} for seed in range(5))), tmp_path, at_once=2)
+        run_locally(configs(*({"seed": seed} for seed in range(5))), tmp_path, at_once=2, seeds_at_once=1)
         assert max(begun) == 4
         assert [each["CUDA_VISIBLE_DEVICES"] for each in environments[:4]] == ["0", "1", "0", "1"]
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,12 @@ def plan(tmp_path: Path, n: int, **fields: Any) -> list[PlannedRun]:
 def probes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The runs that are probed; each takes 1.2 GB, and 18.3 are free."""
     probed: list[Any] = []
-    monkeypatch.setattr("slurm.memory.measure_demand", lambda fields, *_: probed.append(fields) or DEMAND)
+
+    def note(fields: Any, environment: Any, python: Any, seeds: int) -> Demand:
+        probed.append(fields)
+        return replace(DEMAND, needed=seeds * DEMAND.needed)
+
+    monkeypatch.setattr("slurm.memory.measure_demand", note)
     return probed
 
 
@@ -64,6 +70,10 @@ def test_more_than_there_is_memory_for_is_refused(tmp_path: Path, probes: list[A
     said = r"at_once = 40 needs 40 x 1\.2 GB, and 18\.3 GB are free: at most 15 \(--at-once auto\)"
     with pytest.raises(InputError, match=said):
         choose_at_once(40, plan(tmp_path, 50), tmp_path, gpus=1, cores=16)
+
+
+def test_a_process_of_several_seeds_needs_as_many_times_the_memory(tmp_path: Path, probes: list[Any]) -> None:
+    assert choose_at_once("auto", plan(tmp_path, 30), tmp_path, 1, 16, seeds=5) == 2  # 0.9 x 18.3 / (5 x 1.2)
 
 
 def test_one_run_at_a_time_always_fits() -> None:
@@ -100,8 +110,10 @@ class TestTheProbe:
     def test_inside_a_job_is_of_its_gpu_and_its_cores(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
         variables = os.environ | {"PYTHONPATH": str(ROOT), "SLURM_CPUS_PER_TASK": "2"}
-        job = Job(plan(tmp_path, 4), tmp_path, tmp_path, 1, "auto", 1.0, python=[sys.executable])
+        job = Job(plan(tmp_path, 4), tmp_path, tmp_path, 1, "auto", 1.0, seeds_at_once=1, python=[sys.executable])
         assert job._choose_at_once(variables) == 2
+        job.seeds_at_once = "auto"  # the four are seeds of one setting, and one process trains them
+        assert job._choose_at_once(variables) == 1
 
 
 def test_a_sweep_of_more_than_fit_is_refused_and_nothing_is_written(

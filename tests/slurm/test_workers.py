@@ -142,7 +142,7 @@ class TestARunInAWorker:
         assert (outcomes[name].exit_status, alone[name].exit_status) == (0, 0), outcomes[name].last_line
         assert_same_run(outcomes[name].folder, alone[name].folder)
         ours, theirs = (each[name].folder.read_environment() for each in (outcomes, alone))
-        for key in ("threads", "data_sha256", "versions", "device", "compiled"):
+        for key in ("threads", "data_sha256", "versions", "device", "step", "seeds_at_once"):
             assert ours[key] == theirs[key], key
         assert Path(ours["command"][0]) == Path(theirs["command"][0])
 
@@ -356,29 +356,29 @@ class TestSeedsSideBySide:
 
     def build_queue(self, runs: list[RunConfig], out: Path) -> RunQueue:
         queue = build_queue(out, runs)
-        queue.find_company = partial(find_company, asked="auto", on_gpu=True)
+        queue.find_company = partial(find_company, asked="auto", gpus=1)
         return queue
 
 
 @pytest.mark.parametrize(
-    ("asked", "on_gpu", "changes", "expected"),
+    ("asked", "gpus", "changes", "expected"),
     [
-        (2, False, {}, 1),
-        (10, False, {}, 7),
-        ("auto", False, {}, 0),
-        ("auto", True, {}, 4),
-        ("auto", True, {"architecture": "conv"}, 0),
-        ("auto", True, {"mixed_precision": "fp16"}, 0),
-        (1, True, {}, 0),
+        (2, 0, {}, 1),
+        (10, 0, {}, 7),
+        ("auto", 0, {}, 0),
+        ("auto", 1, {}, 4),
+        ("auto", 4, {}, 2),  # nine runs, and each GPU has some
+        ("auto", 9, {}, 0),
+        ("auto", 1, {"architecture": "conv"}, 0),
+        ("auto", 1, {"mixed_precision": "fp16"}, 0),
+        (1, 1, {}, 0),
     ],
 )
-def test_who_trains_side_by_side(
-    asked: Any, on_gpu: bool, changes: dict[str, Any], expected: int, tmp_path: Path
-) -> None:
+def test_who_trains_side_by_side(asked: Any, gpus: int, changes: dict[str, Any], expected: int, tmp_path: Path) -> None:
     runs = [plan_run(config, tmp_path) for config in configs(*({"seed": seed} for seed in range(8)))]
     for run in runs:
         run.config.update(changes)
     others = [plan_run(config, tmp_path) for config in configs({"seed": 9, "learning_rate": 0.01})]
-    company = find_company(runs[0], [*others, *runs[1:]], asked, on_gpu=on_gpu)
+    company = find_company(runs[0], [*others, *runs[1:]], asked, gpus)
     assert [run.run_id for run in company] == [run.run_id for run in runs[1 : 1 + expected]]
-    assert count_together([*others, *runs], asked, on_gpu=on_gpu) == 1 + expected
+    assert count_together([*others, *runs], asked, gpus) == 1 + expected

@@ -36,8 +36,8 @@ def build_seed(name: str, architecture: Any, seed: int, **fields: Any) -> Engine
     variant = build_default(name, architecture)
     torch.manual_seed(seed)
     for module in variant.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        reset: Any = getattr(module, "reset_parameters", lambda: None)
+        reset()
     return build_engine(variant, seed=seed, learning_rate=1e-5, **fields)
 
 
