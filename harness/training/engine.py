@@ -53,6 +53,7 @@ class Engine:
             self.processes.device,
             parts=config.gradient_accumulation,
         )
+        self._reduces = processes.num_processes > 1 and self.zero_stage is None  # gradients, over the processes
         variant.use(TrainingContext(self.noise, config.mixed_precision, features))
         if config.sync_batchnorm and self.processes.num_processes > 1:
             self._synchronise_batchnorm()
@@ -70,7 +71,6 @@ class Engine:
         self._share(self._parameters)  # a user's own variant may have drawn others on each process
         self.synchronise_buffers()
         self._container, self._stepper = self._wrap()
-        self._trains = {name: {id(p) for p in parameters} for name, parameters in self._updates.items()}
         self._trained: str | None = None  # the phase whose parameters, and no others, require gradients
         self.average = None if config.ema_decay is None else self._build_average(config.ema_decay)
         modules = (module for phase in self.phases.values() for module in phase.updates)
@@ -106,7 +106,7 @@ class Engine:
         for name, phase in self.phases.items():
             for _ in range(phase.repeats):
                 pieces.append(Piece(partial(self._compute_gradients, name)))
-                if self.processes.num_processes > 1 and self.zero_stage is None:
+                if self._reduces:
                     pieces.append(Piece(self._sum_gradients, communicates=True))
                 pieces.append(Piece(partial(self._apply_gradients, name)))
         pieces.append(Piece(self._end))
@@ -142,7 +142,7 @@ class Engine:
                 self.processes.accelerator.backward(loss)
             losses.append(loss.detach())
         self._repeats[name].append(_mean(losses))
-        if self.processes.num_processes > 1 and self.zero_stage is None:
+        if self._reduces:
             reached = [p.grad.flatten() for p in self._updates[name] if p.grad is not None]
             self._gradients = torch.cat(reached).div_(self.processes.num_processes)
 
@@ -151,7 +151,7 @@ class Engine:
 
     def _apply_gradients(self, name: str) -> None:
         reached = [p for p in self._updates[name] if p.grad is not None]
-        if self.processes.num_processes > 1 and self.zero_stage is None:
+        if self._reduces:
             parts = self._gradients.split([p.numel() for p in reached])
             for parameter, part in zip(reached, parts, strict=True):
                 parameter.grad = part.view_as(parameter)
@@ -166,18 +166,13 @@ class Engine:
 
     def _freeze_others(self, name: str) -> None:
         """Let a phase reach its own parameters alone, which have no gradients yet."""
-        before, now = self._trained, self._trains[name]
-        if before is None:
-            for parameter in self._parameters:
-                parameter.requires_grad_(id(parameter) in now)
-        elif before != name:
-            frozen = self._trains[before]
-            for parameter in self._updates[before]:
-                parameter.requires_grad_(id(parameter) in now)
+        before = self._parameters if self._trained is None else self._updates[self._trained]
+        if self._trained != name:
+            for parameter in before:
+                parameter.requires_grad_(False)
             for parameter in self._updates[name]:
-                if id(parameter) not in frozen:
-                    parameter.requires_grad_(True)
-        for parameter in self._parameters if before is None else self._updates[before]:
+                parameter.requires_grad_(True)
+        for parameter in before:
             parameter.grad = None
         self._trained = name
 
