@@ -16,6 +16,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -66,6 +67,7 @@ class FreshStart:
         self.environment, self.path = dict(os.environ), list(sys.path)
         self.random_state = torch.get_rng_state()  # Python's and numpy's are any process's own
         self.kind: Kind | None = None
+        self.spoiled = False  # by an error after which nothing is known of the device's state
 
     @contextmanager
     def given(self, run: dict[str, str]) -> Iterator[None]:
@@ -155,7 +157,12 @@ def tell_end(run: dict[str, str], end: Exception | None, fresh: FreshStart) -> i
             raise end
 
     with fresh.given(run):
-        return call(tell)
+        try:
+            return call(tell)
+        except Exception:  # what is not explained in a line: the others' ends are still to be told
+            traceback.print_exc()
+            fresh.spoiled = True
+            return 1
 
 
 def forget_own(variant: str) -> None:
@@ -184,8 +191,8 @@ def main() -> int:
         with suppress(BrokenPipeError):
             print(json.dumps({"exit_statuses": statuses}), file=answers, flush=True)
         interrupted = [status for status in statuses if status - 128 in INTERRUPTING]
-        if interrupted:
-            return interrupted[0]
+        if interrupted or fresh.spoiled:
+            return interrupted[0] if interrupted else 1
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ alone, or in other company. One that ends early, whatever ends it, leaves the ot
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def _gather(
     ends: dict[int, Exception],
 ) -> list[_Member]:
     """Every run that is not finished, ready to ask for steps: with data and evaluators that they share."""
-    unsettled = [n for n, config in enumerate(configs) if not is_settled(RunFolder(out / config.run_id), config)]
+    unsettled = [number for number, config in enumerate(configs) if not _is_settled(config, out)]
     shared: tuple[TrainingSet, list[Evaluator]] | None = None
     members: list[_Member] = []
     for number in unsettled:
@@ -142,6 +142,12 @@ def _gather(
         training = Training(config, folder, engine, data, evaluators, clock, signals, seeds=len(unsettled))
         members.append(_Member(number, training, training.run()))
     return members
+
+
+def _is_settled(config: RunConfig, out: Path) -> bool:
+    with suppress(OSError, ValueError):  # of a damaged folder, of which it is said when it is checked
+        return is_settled(RunFolder(out / config.run_id), config)
+    return False
 
 
 def _take_steps(members: Sequence[_Member], ends: dict[int, Exception]) -> None:

@@ -70,6 +70,18 @@ class Meddling(AAE):
         torch.backends.cudnn.benchmark = True
 """
 
+# One seed of it fails when it is evaluated.
+BURSTING = """
+from variants.aae import AAE
+
+
+class Bursting(AAE):
+    def decode(self, z):
+        if not self.training and getattr(self.context, "draws", None) and self.context.draws.seed == 1:
+            raise ZeroDivisionError("of seed 1")
+        return super().decode(z)
+"""
+
 
 def configs(*changes: dict[str, Any]) -> list[RunConfig]:
     return [build_config(SHORT, {"epochs": 2, **change}) for change in changes]
@@ -106,6 +118,7 @@ def trains(queue: RunQueue, config: RunConfig) -> Callable[[], bool]:
 def own_variant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("own")
     (folder / "meddling.py").write_text(MEDDLING)
+    (folder / "bursting.py").write_text(BURSTING)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{folder}:{ROOT}")
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -341,6 +354,15 @@ class TestSeedsSideBySide:
         outcomes = {each.folder.path.name: each for each in queue.outcomes}
         assert [outcomes[run.run_id].exit_status for run in runs] == [0, 2, 0]
         assert "is damaged" in outcomes[runs[1].run_id].last_line
+
+    def test_an_error_that_nobody_explains_leaves_the_others_to_go_on(self, own_variant: None, tmp_path: Path) -> None:
+        """It is in the log of its run, and the worker ends when all have ended."""
+        runs = configs(*({"variant": "bursting:Bursting", "seed": seed} for seed in range(2)))
+        queue = self.build_queue(runs, tmp_path)
+        queue.wait()
+        outcomes = {each.folder.path.name: each for each in queue.outcomes}
+        assert [outcomes[run.run_id].exit_status for run in runs] == [0, 1]
+        assert outcomes[runs[1].run_id].last_line == "ZeroDivisionError: of seed 1"
 
     def test_an_interrupt_saves_all_of_them(self, tmp_path: Path) -> None:
         runs = self.seeds(2, epochs=200, checkpoint_every=200)
