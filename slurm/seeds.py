@@ -9,7 +9,7 @@ from slurm import AtOnce
 from slurm.process import PlannedRun
 
 BESIDE_A_RUN = ("seed", "sweep", "search")  # what may differ
-AT_MOST = 5  # by auto: of so many it is known that they take little more time than one
+AT_MOST = 5  # by auto; tests/gpu asks of so many that they take at most twice the time of one
 
 
 def find_company(run: PlannedRun, others: Sequence[PlannedRun], asked: AtOnce, gpus: int) -> list[PlannedRun]:

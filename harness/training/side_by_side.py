@@ -1,6 +1,6 @@
 """Runs that differ in nothing but the seed, trained as one model: its tensors have a dimension more, the seeds'.
 
-A GPU computes five of the paper's networks in little more time than one. Each seed keeps its own draws, batches,
+Networks as small as the paper's leave a GPU idle for most of a step. Each seed keeps its own draws, batches,
 BatchNorm statistics and moments, and its numbers are those of a run alone, within what float32 rounds.
 """
 
