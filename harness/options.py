@@ -4,13 +4,17 @@ Left to itself, cyclopts rounds 1.5 to 2 where an integer is meant, and takes in
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from cyclopts import CoercionError, Parameter, Token, convert
 
 
 def convert_strictly(hint: Any, tokens: Sequence[Token]) -> Any:
     """An option's value, of the type `hint`. Raises: CoercionError, which ends the command with status 2."""
+    kinds = get_args(hint)
+    if kinds[:1] == (int,) and get_origin(kinds[-1]) is Literal:  # a number, or a word in its place
+        text = tokens[0].value
+        return text if text in get_args(kinds[-1]) else convert(int, tokens, _read)
     return convert(hint, tokens, _read)
 
 
