@@ -14,9 +14,10 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+from harness.commands import call
 from harness.config import RunConfig, build_config
 from harness.data.cache import cache_folder
-from harness.errors import CommandError, InputError
+from harness.errors import InputError
 from harness.files import make_folder, write_json
 from harness.record import RunFolder, find_run_folders
 from harness.terminal import console
@@ -159,12 +160,7 @@ def main() -> int:
     """The probe: runs on standard input, their measurements on the last line of standard output."""
     asked = json.load(sys.stdin)
     sys.path.append(asked["folder"])  # of the sweep, beside which own variants may lie
-    try:
-        print(json.dumps([measure(fields) for fields in asked["runs"]]))
-    except CommandError as error:
-        print(f"aaebench: {error}", file=sys.stderr)
-        return error.exit_status
-    return 0
+    return call(lambda: print(json.dumps([measure(fields) for fields in asked["runs"]])))
 
 
 if __name__ == "__main__":

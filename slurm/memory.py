@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import CommandError, InputError
+from harness.commands import call
+from harness.errors import InputError
 from harness.record import RunFolder
 from harness.terminal import say
 from slurm import AtOnce
@@ -195,12 +196,7 @@ def main() -> int:
     """The probe: a run's fields on standard input, its demand on the last line of standard output."""
     asked = json.load(sys.stdin)
     sys.path += [folder for folder in asked["path"] if folder not in sys.path]  # own variants lie beside the sweep
-    try:
-        print(json.dumps(asdict(measure(asked["fields"]))))
-    except CommandError as error:
-        print(f"aaebench: {error}", file=sys.stderr)
-        return error.exit_status
-    return 0
+    return call(lambda: print(json.dumps(asdict(measure(asked["fields"])))))
 
 
 if __name__ == "__main__":

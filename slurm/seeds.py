@@ -50,7 +50,8 @@ def count_seeds(asked: AtOnce, runs: int, gpus: int) -> int:
 
 
 def _pays(fields: dict[str, Any]) -> bool:
-    return fields["architecture"] == "mlp" and fields["mixed_precision"] != "fp16" and not fields.get("trackers")
+    singly = fields["mixed_precision"] == "fp16" or fields["step"] == "compiled" or fields["trackers"]
+    return fields["architecture"] == "mlp" and not singly
 
 
 def _without_seed(fields: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class _AbsoluteError(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (difference,) = ctx.saved_tensors
-        return (difference.sgn() * gradient).to(ctx.dtype), None
+        return difference.sgn().mul_(gradient).to(ctx.dtype), None
 
 
 def _absolute_error(x_hat: Tensor, x: Tensor) -> Tensor:

@@ -185,21 +185,25 @@ class Training:
         clock: Clock,
         signals: NotedSignals,
         *,
-        seeds: int = 1,
+        alone: bool = True,
         profile: bool = False,
     ) -> None:
-        """Args: signals: entered. seeds: how many runs train side by side, of which this is one."""
+        """Args: signals: entered. alone: whether no other run is shown beside it."""
         self.config, self.folder, self.engine, self.data, self.clock = config, folder, engine, data, clock
         self.processes = engine.processes
         self.steps_per_epoch = data.steps_per_epoch(config.batch_size)
-        self.display = TrainingProgress(config, len(data), self.processes, alone=seeds == 1)
-        self.signals, self.seeds, self.elsewhere = signals, seeds, 0.0
-        self.recorder = Recorder(folder, self.processes, config.epochs, share=1 / seeds)
+        self.display = TrainingProgress(config, len(data), self.processes, alone=alone)
+        self.signals, self.seeds, self.elsewhere = signals, 1, 0.0
+        self.recorder = Recorder(folder, self.processes, config.epochs)
         self.evaluations = RunEvaluations(config, folder, evaluators, self.recorder, self.after_batch)
         self.normalisation: Normalisation = evaluators[0].reading.normalisation  # of the pictures
         self.profile = Profile(folder.path / "profile.json", enabled=profile and self.processes.is_main_process)
         self.best_fid = math.inf
         self.saved_at = time.monotonic()
+
+    def share_with(self, seeds: int) -> None:
+        """It is one of so many runs that train side by side, before any of them has begun."""
+        self.seeds, self.recorder.share = seeds, 1 / seeds
 
     def run(self) -> Steps:
         """Train from the newest checkpoint to the last epoch, and evaluate what is to be evaluated then."""

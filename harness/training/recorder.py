@@ -20,9 +20,9 @@ from harness.training.checkpoint import Progress
 class Recorder:
     """Every process calls it at the same places, but for `write_reason`, which asks nobody."""
 
-    def __init__(self, folder: RunFolder, processes: Processes, epochs: int, *, share: float = 1.0) -> None:
-        """Args: share: of what its processes use, what is this run's."""
-        self.folder, self.processes, self.epochs, self.share = folder, processes, epochs, share
+    def __init__(self, folder: RunFolder, processes: Processes, epochs: int) -> None:
+        self.folder, self.processes, self.epochs = folder, processes, epochs
+        self.share = 1.0  # of what its processes use, what is this run's
         self.interruptions = 0
         self.energy_kwh = math.nan  # of all launches and processes; NaN where one of them could not tell
         self.meter = EnergyMeter(find_counter(processes.device))

@@ -4,7 +4,6 @@ Networks as small as the paper's leave a GPU idle for most of a step. Each seed 
 BatchNorm statistics and moments, and its numbers are those of a run alone, within what float32 rounds.
 """
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -19,8 +18,6 @@ from harness.training.engine import Engine
 from harness.training.stepping import CapturedStep, Losses, Piece, Step
 from variants import Variant
 from variants.context import Context
-
-logger = logging.getLogger(__name__)
 
 
 class SideBySide:
@@ -51,8 +48,13 @@ class SideBySide:
             for name, phase in self.phases.items()
         }
         self._seeds = torch.arange(len(engines), device=self.device)
-        step = Step(self._begin, self._build_pieces(), lambda: self._losses, self._forget, self._generators())
-        self._run: Callable[[Tensor], Losses] = CapturedStep(step) if first.way == "graph" else step
+        updates = [partial(self._update, name) for name, phase in self.phases.items() for _ in range(phase.repeats)]
+        pieces = [Piece(run) for run in (*updates, self._end)]
+        generators = [engine.noise.generator for engine in engines]
+        step = Step(self._begin, pieces, lambda: self._losses, self._forget, generators)
+        self._run: Callable[[Tensor], Losses] = (
+            CapturedStep(step, must=self.config.step == "graph") if first.way == "graph" else step
+        )
 
     def step(self, images: Sequence[Tensor], steps: Sequence[int]) -> list[Losses]:
         """A step of each seed, on its own images (B, C, S, S), `steps` counting from the start of each run.
@@ -64,13 +66,6 @@ class SideBySide:
         with rounding_products(self.config.mixed_precision):
             losses = self._run(torch.stack([*images]))
         return [{name: each[seed] for name, each in losses.items()} for seed in range(len(self.engines))]
-
-    def _generators(self) -> list[torch.Generator]:
-        return [engine.noise.generator for engine in self.engines]
-
-    def _build_pieces(self) -> list[Piece]:
-        updates = [partial(self._update, name) for name, phase in self.phases.items() for _ in range(phase.repeats)]
-        return [Piece(run) for run in (*updates, self._end)]
 
     def _begin(self, x: Tensor) -> None:
         """Args: x: (S, B, C, H, W)."""

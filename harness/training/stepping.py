@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from harness import capture
 from harness.config import RunConfig
 from harness.errors import InputError
+from harness.kept import is_first_time
 from harness.launch.processes import Processes
 
 logger = logging.getLogger(__name__)
@@ -65,11 +66,12 @@ def choose_way(config: RunConfig, processes: Processes, zero_stage: int | None) 
     if config.step == "eager" or obstacle is not None:
         return "eager"
     if config.step == "auto" and ":" in config.variant:
-        logger.warning(
-            "%s runs eagerly, as a graph would leave out what its Python code does between kernels; "
-            "if its losses follow from tensors alone, step = graph is quicker",
-            config.variant,
-        )
+        if is_first_time(("runs eagerly", config.variant)):
+            logger.warning(
+                "%s runs eagerly, as a graph would leave out what its Python code does between kernels; "
+                "if its losses follow from tensors alone, step = graph is quicker",
+                config.variant,
+            )
         return "eager"
     return "graph"
 

@@ -61,6 +61,8 @@ def train_together(configs: Sequence[RunConfig], out: Path, *, started: float | 
             for member in members:
                 _take_steps([member], ends)
         else:
+            for member in members:
+                member.training.share_with(len(members))
             _take_steps(members, ends)
     return [ends.get(number) for number in range(len(configs))]
 
@@ -81,6 +83,8 @@ def find_obstacle(config: RunConfig) -> str | None:
     """Why a run's seeds cannot be trained side by side, as far as its configuration says so."""
     if config.mixed_precision == "fp16":
         return "fp16 has a loss scale for each of them"
+    if config.step == "compiled":
+        return "step = compiled compiles the modules of each"
     if config.trackers:
         return "a tracker follows one run at a time"
     return None
@@ -115,12 +119,12 @@ def _gather(
     ends: dict[int, Exception],
 ) -> list[_Member]:
     """Every run that is not finished, ready to ask for steps: with data and evaluators that they share."""
-    unsettled = [number for number, config in enumerate(configs) if not _is_settled(config, out)]
     shared: tuple[TrainingSet, list[Evaluator]] | None = None
     members: list[_Member] = []
-    for number in unsettled:
-        config, clock = configs[number], Clock(processes.device)
-        folder = RunFolder(out / config.run_id)
+    for number, config in enumerate(configs):
+        if _is_settled(config, out):
+            continue
+        clock, folder = Clock(processes.device), RunFolder(out / config.run_id)
         try:
             require_installed(config.trackers)
             check_folder(folder, config)
@@ -139,7 +143,7 @@ def _gather(
         except Exception as error:  # it is this run's alone
             ends[number] = error
             continue
-        training = Training(config, folder, engine, data, evaluators, clock, signals, seeds=len(unsettled))
+        training = Training(config, folder, engine, data, evaluators, clock, signals, alone=False)
         members.append(_Member(number, training, training.run()))
     return members
 

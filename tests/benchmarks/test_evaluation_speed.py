@@ -54,13 +54,17 @@ class InceptionSized(nn.Module):
         return self.output(self.layers((x - 128) / 128).flatten(1)).softmax(1)
 
 
-@pytest.fixture(scope="module")
-def inception_sized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_inception_sized(path: Path) -> Path:
+    """With clean-fid's interface, and random weights."""
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "inception.pt"
     with torch.no_grad():
         torch.jit.script(InceptionSized().eval()).save(path)  # pyright: ignore[reportAttributeAccessIssue]
     return path
+
+
+@pytest.fixture(scope="module")
+def inception_sized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_inception_sized(tmp_path_factory.mktemp("weights") / "inception.pt")
 
 
 def test_an_evaluation_is_nearly_all_forward_pass(inception_sized: Path) -> None:

@@ -23,7 +23,7 @@ from harness.evaluation.samplers import build_prior, fit_codes
 from harness.evaluation.statistics import gather_statistics
 from harness.protocol import load_protocol
 from harness.train import prepare
-from tests.benchmarks.test_evaluation_speed import InceptionSized
+from tests.benchmarks.test_evaluation_speed import save_inception_sized
 
 N = 60_000
 SECONDS = 0.25  # of an evaluation of N images in the domain extractor, all scores included
@@ -39,11 +39,7 @@ def device() -> torch.device:
 
 @pytest.fixture(scope="module")
 def inception_sized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "inception.pt"
-    with torch.no_grad():
-        torch.jit.script(InceptionSized().eval()).save(path)  # pyright: ignore[reportAttributeAccessIssue]
-    return path
+    return save_inception_sized(tmp_path_factory.mktemp("weights") / "inception.pt")
 
 
 def prepare_run(**fields: Any) -> tuple[Any, Any, Evaluator]:

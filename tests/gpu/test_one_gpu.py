@@ -20,6 +20,7 @@ from tests.benchmarks.test_training_speed import BareLoop
 from tests.engines import build_engine
 from tests.harness.launch.test_processes import finish, free_port
 from tests.harness.test_train import PATIENCE, ROOT, assert_same_run, only_folder, untimed, wait_for_epoch
+from tests.harness.training.test_training_options import OPTIONS as OPTIONS_OF_TRAINING
 from tests.variants.test_every_variant import build_default
 from variants import VARIANTS
 from variants.aae import AAE
@@ -74,15 +75,7 @@ def test_a_captured_step_trains_as_an_eager_one_to_the_bit(name: str, architectu
 
 @pytest.mark.parametrize(
     "fields",
-    [
-        {"gradient_clipping": 0.1},
-        {"gradient_accumulation": 4},
-        {"ema_decay": 0.9},
-        {"optimizer": "adamw"},
-        {"mixed_precision": "tf32"},
-        {"mixed_precision": "bf16"},
-        {"mixed_precision": "fp16"},
-    ],
+    [*OPTIONS_OF_TRAINING, *({"mixed_precision": precision} for precision in ("tf32", "bf16", "fp16"))],
     ids=str,
 )
 def test_so_it_does_with_any_option(fields: dict[str, Any]) -> None:

@@ -393,6 +393,8 @@ class TestSeedsSideBySide:
         ("auto", 9, {}, 0),
         ("auto", 1, {"architecture": "conv"}, 0),
         ("auto", 1, {"mixed_precision": "fp16"}, 0),
+        ("auto", 1, {"step": "compiled"}, 0),
+        ("auto", 1, {"trackers": ["mlflow"]}, 0),
         (1, 1, {}, 0),
     ],
 )

@@ -20,6 +20,7 @@ from harness.training.together import train_together
 from tests.captures import PretendedCaptures
 from tests.engines import build_engine
 from tests.harness.test_train import assert_same_run, evaluated, final_weights, untimed
+from tests.harness.training.test_training_options import OPTIONS
 from tests.variants.test_every_variant import build_default
 from variants import VARIANTS
 
@@ -82,16 +83,7 @@ def test_every_variants_seeds_train_as_they_do_alone(name: str, architecture: An
     assert not torch.allclose(found[0, 0], found[0, 1])
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"gradient_clipping": 0.1},
-        {"gradient_accumulation": 4},
-        {"ema_decay": 0.9},
-        {"optimizer": "adamw"},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("fields", OPTIONS, ids=str)
 def test_with_any_option(fields: dict[str, Any], batches: Tensor) -> None:
     alone, together = (build_seeds("equal_linear", "mlp", **fields) for _ in range(2))
     expected, found = train_alone(alone, batches), train_side_by_side(together, batches, "equal_linear", "mlp")
@@ -177,6 +169,7 @@ class TestRuns:
         damaged.config_file.write_text("{")
         diverge_in_second_epoch(monkeypatch, seed=0)
         ends = train_together(configs, tmp_path)
+        assert RunFolder(tmp_path / configs[1].run_id).read_environment()["seeds_at_once"] == 2
         assert isinstance(ends[0], DivergedError)
         assert ends[1] is None
         assert "is damaged" in str(ends[2])
@@ -216,7 +209,9 @@ class TestRuns:
         assert re.search(rf"2 seeds are trained one after another: .*{re.escape(why)}", caplog.text)
         for config in configs:
             alone = train(config, tmp_path / "alone")
-            assert_same_run(RunFolder(tmp_path / "together" / config.run_id), alone)
+            found = RunFolder(tmp_path / "together" / config.run_id)
+            assert_same_run(found, alone)
+            assert found.read_environment()["seeds_at_once"] == 1
 
     def test_runs_that_send_to_a_tracker_train_singly(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         configs = [build(seed, epochs=1, trackers=["tensorboard"]) for seed in range(2)]

@@ -22,6 +22,12 @@ from variants import VARIANTS
 from variants.aae import AAE
 
 B = 32
+OPTIONS: list[dict[str, Any]] = [
+    {"gradient_clipping": 0.1},
+    {"gradient_accumulation": 4},
+    {"ema_decay": 0.9},
+    {"optimizer": "adamw"},
+]
 FUSED: Any = {"lr": 1e-3, "fused": True}
 
 
@@ -60,16 +66,7 @@ class TestAStepReadsNothingBack:
         with WaitsForDevice():
             engine.step(x, 1)
 
-    @pytest.mark.parametrize(
-        "fields",
-        [
-            {"gradient_clipping": 0.1},
-            {"gradient_accumulation": 4},
-            {"ema_decay": 0.9},
-            {"mixed_precision": "bf16"},
-            {"optimizer": "adamw"},
-        ],
-    )
+    @pytest.mark.parametrize("fields", [*OPTIONS, {"mixed_precision": "bf16"}], ids=str)
     def test_with_any_option(self, fields: dict[str, Any], batches: list[Tensor]) -> None:
         engine = build_engine(build_default("aae", "mlp"), **fields)
         engine.step(batches[0], 0)
@@ -237,17 +234,7 @@ class TestACapturedStep:
         assert torch.equal(train_cloned(build_engine(build_default(name, "mlp")), many), eager)
         assert (captures.captured, captures.launched) == (1, len(many) - WARM_UP_STEPS)
 
-    @pytest.mark.parametrize(
-        "fields",
-        [
-            {"gradient_clipping": 0.1},
-            {"gradient_accumulation": 4},
-            {"ema_decay": 0.9},
-            {"mixed_precision": "bf16"},
-            {"optimizer": "adamw"},
-        ],
-        ids=str,
-    )
+    @pytest.mark.parametrize("fields", [*OPTIONS, {"mixed_precision": "bf16"}], ids=str)
     def test_with_any_option(self, fields: dict[str, Any], many: list[Tensor], captures: PretendedCaptures) -> None:
         eager, captured = (build_engine(build_default("n_iter", "mlp"), step=s, **fields) for s in ("eager", "auto"))
         assert torch.equal(train(eager, many), train_cloned(captured, many))
