@@ -1,9 +1,9 @@
 """Runs, a bounded number at a time, in processes of this machine or inside a job.
 
 Several runs of one process each go through workers, which train one after another and are spared its start. What a
-crash costs is the run that was under way; another worker takes its place. A single run, and each rank of one that is
-several processes, has a process of its own. Ranks have a queue each, and tell one another by files what becomes of the
-runs: all they surely share is the file system.
+crash costs is the run that was under way, or those that trained side by side; another worker takes its place. A single
+run, and each rank of one that is several processes, has a process of its own. Ranks have a queue each, and tell one
+another by files what becomes of the runs: all they surely share is the file system.
 
 Nothing here imports torch: a job's time is the runs'.
 """
