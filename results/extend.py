@@ -12,6 +12,7 @@ import yaml
 from cyclopts import Parameter
 
 from harness.errors import InputError
+from harness.fields import FIELDS
 from harness.files import write_text
 from harness.record import RunFolder
 from harness.terminal import say
@@ -26,6 +27,7 @@ from results.read.protocols import choose_protocol
 from results.show.write import MANIFEST
 
 OF_THE_REQUEST = ("sweep", "search")  # who asked for a run, and how: not what was trained
+ALWAYS_NAMED = ("variant", "dataset", "seed", "epochs", "learning_rate")
 
 
 def extend_command(
@@ -156,8 +158,10 @@ def list_missing(targets: pd.DataFrame, reported: pd.DataFrame, collection: Coll
 
 
 def render_sweep(name: str, configs: list[dict[str, Any]]) -> str:
-    """A sweep file of just these runs: what they share is fixed, the rest a list of joint settings."""
-    configs = [{key: value for key, value in config.items() if key not in OF_THE_REQUEST} for config in configs]
+    """A sweep file of just these runs: what they share is fixed, the rest a list of joint settings. It leaves out what
+    is at its default, but for what people look for in it.
+    """
+    configs = [{key: config[key] for key in config if _belongs_into_a_sweep(key, config)} for config in configs]
     values = defaultdict(list)
     for config in configs:
         for key, value in config.items():
@@ -168,4 +172,19 @@ def render_sweep(name: str, configs: list[dict[str, Any]]) -> str:
         "grid": {"run": [{key: value for key, value in config.items() if key not in fixed} for config in configs]},
         "fixed": {key: value for key, value in configs[0].items() if key in fixed},
     }
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return yaml.dump(
+        content, Dumper=_WithoutAliases, default_flow_style=None, width=120, sort_keys=False, allow_unicode=True
+    )
+
+
+def _belongs_into_a_sweep(name: str, config: dict[str, Any]) -> bool:
+    if name in OF_THE_REQUEST:
+        return False
+    return name in ALWAYS_NAMED or config[name] != FIELDS[name].default_among(config)
+
+
+class _WithoutAliases(yaml.SafeDumper):
+    """Writes a value again where it occurs again, as people do: &id001 and *id001 are hard to read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True

@@ -11,6 +11,7 @@ import yaml
 from aaebench import app
 from harness.commands import call
 from harness.config import build_config
+from harness.fields import FIELDS
 from results.commands import load_collection
 from results.compute.across_datasets import combine
 from results.compute.analysis import analyse
@@ -70,7 +71,16 @@ class TestExtend:
         content: Any = yaml.safe_load((tmp_path / "more.yaml").read_text())
         config = json.loads((runs / "aae-digits-32-seed0" / "config.json").read_text())
         merged = content["fixed"] | content["grid"]["run"][0]
-        assert {**merged, "seed": 0} == {key: value for key, value in config.items() if key != "sweep"}
+        defaults = {name: field.default_among(config) for name, field in FIELDS.items() if name in config}
+        assert {**defaults, **merged, "seed": 0, "sweep": config["sweep"]} == {**defaults, **config}
+
+    def test_the_file_is_short(self, runs: Path, tmp_path: Path) -> None:
+        """What is at its default is left out, and no value stands for another (&id001)."""
+        assert extend(runs, "--at-most", 3, "--out", tmp_path / "more.yaml") == 0
+        text = (tmp_path / "more.yaml").read_text()
+        assert "&id" not in text
+        merged: Any = yaml.safe_load(text)["fixed"]
+        assert not {"weight_decay", "gradient_clipping", "step"} & merged.keys(), "written, though at their defaults"
 
     def test_the_runs_that_it_adds_are_of_the_same_cells(self, tmp_path: Path) -> None:
         """As the sweep's own reader has it: an added run differs from its cell's in the seed alone."""
