@@ -25,6 +25,7 @@ from results.compute.statistics import (
     to_scale,
 )
 from results.compute.summary import CELL, SETTING, SUMMARY, build_empty
+from results.read.labels import PAPER_OPTIONS
 from results.read.schema import Column
 
 BASELINE = "aae"
@@ -84,17 +85,26 @@ def build_comparisons(reported: pd.DataFrame, margin: float = MARGIN) -> pd.Data
 def find_baselines(reported: pd.DataFrame) -> pd.DataFrame:
     """The AAE's cell of each setting: SETTING, variant and options."""
     cells = reported.loc[reported["variant"] == BASELINE, CELL].drop_duplicates()
-    plain = {options: is_plain(options) for options in cells["options"].unique()}
-    cells = cells.assign(plain=cells["options"].map(plain).astype(bool) if len(cells) else False)
-    groups = cells.groupby(SETTING, dropna=False)["plain"]
-    chosen = cells[(cells["plain"] & (groups.transform("sum") == 1)) | (groups.transform("size") == 1)]
-    return chosen[CELL]
+    return choose_published(cells, SETTING)[CELL]
 
 
-def is_plain(options: str) -> bool:
-    """The AAE as published: a linear sigma head, and no remedy on."""
+def choose_published(rows: pd.DataFrame, within: Sequence[str]) -> pd.DataFrame:
+    """Of the rows that are alike in `within` the one with the paper's options, or else the only one."""
+    pairs = rows[["variant", "options"]].drop_duplicates()
+    published = pd.Series([is_published(*pair) for pair in pairs.itertuples(index=False)], dtype=bool)
+    marked = rows.merge(pairs.assign(published=published.to_numpy()))
+    groups = marked.groupby([*within], dropna=False)["published"]
+    alone = groups.transform("size") == 1
+    return marked[(marked["published"] & (groups.transform("sum") == 1)) | alone].drop(columns="published")
+
+
+def is_published(variant: str, options: str) -> bool:
+    """Whether a variant's options are the paper's: its own, sigma's head, and no remedy on."""
+    papers = PAPER_OPTIONS.get(variant, {})
     return all(
-        name.endswith("direction") or value in (0, 0.0, None, False, "linear")
+        value == papers[name]
+        if name in papers
+        else name.endswith("direction") or value in (0, 0.0, None, False, "linear")
         for name, value in json.loads(options).items()
     )
 

@@ -2,8 +2,8 @@
 
 A dose is one number that runs of otherwise equal settings have at three levels or more: the strength of a remedy, the
 learning rate, the dimensions of the code. What it does to sigma is measured, as the noise share; the response is read
-against that. Correlations are Spearman's, over the runs (each a level and a seed): they say how the response goes with
-the noise share over these levels, in whatever shape, and not what other levels would do.
+against that. Correlations are Spearman's, over the means of the levels: seeds of one level are no replicates of others,
+and to count each run would find a correlation wherever levels differ for whatever reason.
 """
 
 import json
@@ -23,7 +23,7 @@ from results.read.schema import Column
 REMEDIES = ("sigma_floor", "sigma_penalty", "log_variance_penalty", "kl_weight")  # options that hold sigma up
 SETTINGS = ("learning_rate", "latent_dim")  # doses too: sigma depends on them
 FEWEST_LEVELS = 3
-EXACT = 7  # runs up to which p counts all permutations
+EXACT = 7  # levels up to which p counts all permutations
 # The response, as the tables have it: its title, and whether more of it is better.
 RESPONSES = {
     "fid": ("FID", False),
@@ -65,12 +65,12 @@ DOSE_RESPONSE = [
     Column("levels", "integer", "of the dose"),
     Column("seeds", "integer", "runs of the level that has the fewest"),
     Column("n", "integer", "runs"),
-    Column("noise_low", "number", "the lowest noise share among them"),
+    Column("noise_low", "number", "the lowest mean noise share of a level"),
     Column("noise_high", "number", "the highest"),
-    Column("correlation", "number", "Spearman's, of the response with the noise share"),
-    Column("low", "number", "lower end of its 95 % interval (Bonett & Wright 2000); empty below 4 runs"),
+    Column("correlation", "number", "Spearman's, of the response with the noise share, over the levels' means"),
+    Column("low", "number", "lower end of its 95 % interval (Bonett & Wright 2000); empty below 4 levels"),
     Column("high", "number", "upper end"),
-    Column("p", "number", "two-sided, that there is none: all permutations up to 7 runs, else a t test"),
+    Column("p", "number", "two-sided, that there is none: all permutations up to 7 levels, else a t test"),
 ]
 FAMILY = [column.name for column in _PLACE]
 
@@ -126,7 +126,8 @@ def build_responses(doses: pd.DataFrame) -> pd.DataFrame:
             measured = family.dropna(subset=[response])
             if measured["level"].nunique() < FEWEST_LEVELS:
                 continue
-            noise, values = (measured[name].to_numpy(float) for name in ("noise_share", response))
+            means = measured.groupby("level")[["noise_share", response]].mean()
+            noise, values = (means[name].to_numpy(float) for name in means)
             correlation, low, high, p = correlate(noise, values)
             rows.append(
                 dict(zip(FAMILY, place, strict=True))

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import special
 
 from harness.measures import MEASURES
-from results.compute.baseline import BASELINE, compare_with
+from results.compute.baseline import BASELINE, choose_published, compare_with
 from results.compute.cells import build_cells, compute_variances, lay_out
 from results.compute.moderated import estimate_prior
 from results.compute.statistics import ALPHA, MARGIN, compute_p_above, compute_reach, from_scale
@@ -30,7 +30,7 @@ NEARLY = 0.8  # of the comparisons: nearly everywhere
 class Data:
     """What rules see, of the main settings' prior samples: `runs` at all epochs, `reported`, FID's `comparisons`.
 
-    `every_setting`: prior samples at the reported epoch of all settings.
+    `every_setting`: prior samples at the reported epoch of all settings, those first that a claim prefers to judge by.
     """
 
     runs: pd.DataFrame
@@ -178,11 +178,11 @@ def one_sided(row: pd.Series) -> tuple[float, float]:
 
 
 def _fid(data: Data, variants: Sequence[str], datasets: Sequence[str] | None = None) -> pd.DataFrame:
-    """Comparisons of FID; where a setting has several cells of a variant, the first."""
+    """Comparisons of FID; where a setting has several cells of a variant, that with the paper's options."""
     table = data.comparisons
     table = table[(table["measure"] == "fid") & table["variant"].isin(variants)]
     table = table[table["dataset"].isin(datasets)] if datasets is not None else table
-    return table.drop_duplicates([*SETTING, "variant"])
+    return choose_published(table, [*SETTING, "variant"])
 
 
 def find_help(variant: str, dataset: str) -> Callable[[Data], Evidence]:

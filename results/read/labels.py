@@ -35,6 +35,14 @@ PAPER_NAMES = {
     "wae_mmd": "WAE-MMD",
 }
 
+# The options that the paper gives its variants; beside these a linear head of sigma, and no remedy.
+PAPER_OPTIONS: dict[str, dict[str, Any]] = {
+    "latent_mapping": {"depth": 4},
+    "n_iter": {"n": 3},
+    "kld_loss": {"sigma": "exp", "weight": 0.1, "direction": "posterior_prior"},
+    "feature": {"weight": 1.0},
+}
+
 # The columns that name a setting beside data set, size and budget, and the paper's values in them (at 32 px).
 _NAMED_OTHERWISE = ("variant", "options", "dataset", "image_size", "seed")
 NEUTRAL: dict[str, Any] = {

@@ -295,7 +295,7 @@ def build_dose_table(responses: pd.DataFrame) -> HtmlTable | None:
             number(row["p"], 4),
         ]
         rows.append(Row(cells, row["dataset"], row["variant"]))
-    caption = "Rank correlation of each response with the noise share, over the runs of a dose; dose.csv has the runs."
+    caption = "Rank correlation of each response with the noise share, over the means of a dose's levels; dose.csv has the runs."
     notes = ["Green: with more noise the samples are better; red: worse; at 0.05, each by itself.", *_cut(rows)]
     return HtmlTable("dose-response", "Dose and response", caption, columns(names, text), rows[:MOST_ROWS], notes)
 

@@ -40,6 +40,15 @@ def test_a_variant_helps_hurts_or_cannot_be_told(
     assert verdicts(tmp_path)[claim] == verdict
 
 
+def test_the_papers_options_are_judged_whatever_else_was_tried(tmp_path: Path) -> None:
+    """No mapping at all comes first in every sorted list, and is no latent mapping."""
+    write_campaign(tmp_path / "all" / "papers", {"aae": BASE}, dataset="emnist")
+    for depth, fids in ((0, HIGHER), (4, LOWER), (8, HIGHER)):
+        own = {"dataset": "emnist", "options": {"sigma": "linear", "depth": depth}, "prefix": f"{depth}-"}
+        write_campaign(tmp_path / "all" / str(depth), {"latent_mapping": fids}, **own)
+    assert verdicts(tmp_path)["C5"] == "supported"
+
+
 @pytest.mark.parametrize(
     "other",
     [{"architecture": "conv"}, {"learning_rate": 3e-3}, {"batch_size": 256}, {"latent_dim": 2}, {"max_images": 1000}],

@@ -10,11 +10,12 @@ import pytest
 from scipy import stats
 
 from results.compute.analysis import analyse
-from results.compute.dose import RESPONSES, correlate
+from results.compute.dose import DOSE, FAMILY, RESPONSES, build_responses, correlate
 from results.read.collect import collect
 from results.show.figures.dose import draw_dose
 from tests.results.runs import evaluation, write_run
 
+DOSE_ONLY = [column.name for column in DOSE if column.name not in FAMILY]
 PLAIN = {
     "sigma": "linear",
     "sigma_floor": 0.0,
@@ -109,8 +110,7 @@ class TestResponses:
     def test_signs_say_what_noise_does(self, tmp_path: Path) -> None:
         write_floors(tmp_path, [30, 25, 20, 15])
         found = by_response(tmp_path)
-        assert found["fid"]["correlation"] < -0.85
-        assert found["fid"]["high"] < -0.5
+        assert found["fid"]["correlation"] == pytest.approx(-1)
         assert found["recall"]["correlation"] == pytest.approx(1)
         assert [found["fid"][name] for name in ("levels", "seeds", "n")] == [4, 3, 12]
         assert set(found) <= set(RESPONSES)
@@ -130,6 +130,17 @@ class TestResponses:
         found = by_response(tmp_path)["fid"]
         assert np.isnan([found["correlation"], found["p"]]).all()
 
+    def test_levels_that_differ_by_chance_correlate_as_seldom_as_p_says(self) -> None:
+        """Each level has a FID of its own that has nothing to do with its noise, and its three seeds agree."""
+        random, found = np.random.default_rng(3), []
+        for _ in range(300):
+            fid = np.repeat(random.normal(20, 3, size=5), 3) + random.normal(0, 0.3, size=15)
+            noise = np.repeat(np.linspace(0.1, 0.5, 5), 3) + random.normal(0, 0.01, size=15)
+            place = dict.fromkeys(FAMILY, "") | {"level": np.repeat(np.arange(5.0), 3)}
+            family = pd.DataFrame(place | {"noise_share": noise, "fid": fid}).reindex(columns=[*FAMILY, *DOSE_ONLY])
+            found.append(build_responses(family)["p"].iloc[0])
+        assert np.mean(np.array(found) < 0.05) < 0.08
+
 
 class TestCorrelation:
     x, y = np.random.default_rng(0).normal(size=(2, 30)).round(1)
@@ -139,7 +150,7 @@ class TestCorrelation:
         r, _, _, p = correlate(self.x, self.y)
         assert (r, p) == (pytest.approx(expected.statistic), pytest.approx(expected.pvalue))
 
-    def test_few_runs_count_all_permutations(self) -> None:
+    def test_few_points_count_all_permutations(self) -> None:
         x, y = self.x[:6], self.x[:6] + self.y[:6]
 
         def statistic(shuffled: np.ndarray) -> float:
@@ -167,13 +178,13 @@ class TestCorrelation:
             p = [correlate(*random.normal(size=(2, n)))[3] for _ in range(1500)]
             assert np.mean(np.array(p) < 0.05) < 0.065
 
-    def test_a_perfect_order_of_few_runs_is_not_certain(self) -> None:
+    def test_a_perfect_order_of_few_points_is_not_certain(self) -> None:
         r, low, high, _ = correlate(np.arange(5.0), np.arange(5.0))
         assert (r, high) == (pytest.approx(1), pytest.approx(1))
         assert low < 0
         assert correlate(np.arange(50.0), -np.arange(50.0))[2] < -0.99
 
-    def test_two_runs_have_none(self) -> None:
+    def test_two_points_have_none(self) -> None:
         assert np.isnan(correlate(np.arange(2.0), np.arange(2.0))).all()
 
 

@@ -1,5 +1,7 @@
 """What is not the paper's setting is said wherever the setting is named."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ from aaebench import app
 from harness.commands import call
 from results.commands import print_gap, print_summary
 from results.compute.analysis import Analysis, analyse
+from results.compute.baseline import is_published
+from results.compute.findings import PROPOSED
 from results.compute.gap import build_gap
 from results.read.collect import collect
-from results.read.labels import NEUTRAL, label_setting
+from results.read.labels import NEUTRAL, PAPER_OPTIONS, label_setting
 from results.show.figures import draw_fid, draw_samples
 from results.show.render import render_latex, render_markdown
 from results.show.report_tables import (
@@ -24,6 +28,7 @@ from results.show.report_tables import (
 )
 from results.show.sentences import describe
 from tests.results.runs import edit_evaluations, write_campaign
+from variants import VARIANTS
 
 FIDS = {"aae": [30.0, 31.0, 29.0], "n_iter": [20.2, 21.0, 19.1]}
 CHANGED: dict[str, Any] = {"architecture": "conv", "mixed_precision": "bf16", "ema_decay": 0.999}
@@ -61,6 +66,18 @@ def texts(table: Any) -> set[str]:
 )
 def test_a_label_says_what_differs_and_nothing_else(changed: dict[str, Any], label: str) -> None:
     assert label_setting(pd.Series({"image_size": 32, **NEUTRAL, **changed})) == label
+
+
+@pytest.mark.parametrize("variant", ["aae", *PROPOSED])
+def test_the_papers_options_are_the_variants_own_defaults(variant: str) -> None:
+    """results/ cannot ask the variants, as they import torch."""
+    options = asdict(VARIANTS[variant].Options())
+    assert is_published(variant, json.dumps(options))
+    own = [name for name in options if name in PAPER_OPTIONS.get(variant, {})]
+    assert own == [*PAPER_OPTIONS.get(variant, {})]
+    for name in own:
+        changed = "linear" if name == "sigma" else "prior_posterior" if name == "direction" else options[name] + 1
+        assert not is_published(variant, json.dumps(options | {name: changed}))
 
 
 class TestTables:

@@ -13,6 +13,7 @@ from variants import AutoEncoder
 
 DISTANCES = (1, 2, 4)  # px
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # rows, columns
+MEASURED = ("shift", "error", "moved error")  # of each image and move
 
 
 def move(x: Tensor, rows: int, columns: int) -> Tensor:
@@ -38,38 +39,42 @@ def measure_translation(
       image's code is as far away as another image's. Left out where all codes are equal.
     - `moved_l1_<d>px`: E |G(z_T) - T x| over E |G(z) - x|, z ~ q(z|x), z_T ~ q(z|T x) with the same noise.
 
+    Images and moved images are encoded in one batch: the statistics of a batch that is moved as a whole would take away
+    what the move does to all its codes alike.
+
     Args: rows: indices (n,) of the images. Every process calls it, and measures its share of the batches.
     """
-    names = [(distance, *(distance * step for step in direction)) for distance in DISTANCES for direction in DIRECTIONS]
+    moves = [(distance * down, distance * right) for distance in DISTANCES for down, right in DIRECTIONS]
     batches = rows.split(batch_sizes(len(rows), reading.batch_size))
-    nothing = torch.empty(0, variant.latent_dim, device=processes.device)
-    codes, table = [nothing], [torch.empty(0, 2 * len(names) + 1, device=processes.device)]
+    codes = [torch.empty(0, variant.latent_dim, device=processes.device)]
+    table = [torch.empty(0, len(moves), len(MEASURED), device=processes.device)]
     with evaluation_mode(variant, reading.normalisation):
         for number in processes.share(len(batches)):
             x = data.batch(batches[number], processes.device)
             noise = torch.randn(len(x), variant.latent_dim, generator=build_generator(seed, "moves", number))
             eps = noise.to(processes.device)
-            mu, error = _encode(variant, x, eps)
-            measured = [error]
-            for _, down, right in names:
-                moved_mu, moved_error = _encode(variant, move(x, down, right), eps)
-                measured += [(moved_mu - mu).square().sum(1), moved_error]
-            codes.append(mu)
-            table.append(torch.stack(measured, dim=1))
+            codes.append(variant.posterior(x)[0].float())
+            table.append(torch.stack([_compare(variant, x, move(x, *by), eps) for by in moves], dim=1))
     spread = mean_squared_distance(processes.concatenate(torch.cat(codes)))
-    unmoved, *means = processes.concatenate(torch.cat(table)).double().mean(dim=0).tolist()
+    means = processes.concatenate(torch.cat(table)).double().mean(dim=0)
     shifts: dict[str, float] = {}
     errors: dict[str, float] = {}
-    for place, distance in enumerate(DISTANCES):
-        own = means[2 * place * len(DIRECTIONS) : 2 * (place + 1) * len(DIRECTIONS)]
+    for distance, own in zip(DISTANCES, means.split(len(DIRECTIONS)), strict=True):
+        shift, unmoved, moved = own.mean(dim=0).tolist()
         if spread > 0:
-            shifts[f"code_shift_{distance}px"] = sum(own[::2]) / len(DIRECTIONS) / spread
+            shifts[f"code_shift_{distance}px"] = shift / spread
         if unmoved > 0:
-            errors[f"moved_l1_{distance}px"] = sum(own[1::2]) / len(DIRECTIONS) / unmoved
+            errors[f"moved_l1_{distance}px"] = moved / unmoved
     return shifts | errors
 
 
-def _encode(variant: AutoEncoder, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """mu (B, Z), and the mean absolute error (B,) of the reconstruction of mu + sigma * eps."""
-    mu, sigma = variant.posterior(x)
-    return mu.float(), (variant.decode(mu + sigma * eps) - x).float().abs().flatten(1).mean(dim=1)
+def _compare(variant: AutoEncoder, x: Tensor, moved: Tensor, eps: Tensor) -> Tensor:
+    """What `MEASURED` names, of each image (B, 3): |mu(T x) - mu(x)|^2, and the mean absolute errors of the
+    reconstructions of mu + sigma * eps, of the image and of the moved one.
+    """
+    both = torch.cat([x, moved])
+    mu, sigma = variant.posterior(both)
+    reconstructed = variant.decode(mu + sigma * eps.repeat(2, 1))
+    still, after = mu.float().chunk(2)
+    errors = (reconstructed - both).float().abs().flatten(1).mean(dim=1)
+    return torch.stack([(after - still).square().sum(dim=1), *errors.chunk(2)], dim=1)

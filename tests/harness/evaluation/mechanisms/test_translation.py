@@ -60,8 +60,8 @@ def find_place(x: Tensor) -> Tensor:
     return torch.stack([(weights.sum(2) * index).sum(1), (weights.sum(1) * index).sum(1)], 1)
 
 
-def measure(variant: AutoEncoder, data: TrainingSet = DOTS) -> dict[str, float]:
-    return measure_translation(variant, data, torch.arange(len(data)), READING, 0, Processes(build_accelerator("no")))
+def measure(variant: AutoEncoder, data: TrainingSet = DOTS, reading: Reading = READING) -> dict[str, float]:
+    return measure_translation(variant, data, torch.arange(len(data)), reading, 0, Processes(build_accelerator("no")))
 
 
 def test_a_move_repeats_the_pixels_of_the_edge() -> None:
@@ -86,6 +86,23 @@ def test_codes_that_are_the_place_shift_by_the_distance() -> None:
     pairs = torch.cdist(places, places).square().sum() / (len(places) * (len(places) - 1))
     for d in DISTANCES:
         assert values[f"code_shift_{d}px"] == pytest.approx(d**2 / pairs.item(), rel=1e-5)
+
+
+def test_the_statistics_of_a_batch_do_not_take_the_shift_away() -> None:
+    """BatchNorm over images and moved images: along a move, d over the spread of both, (v + d^2 / 4)^0.5."""
+    at_once = replace(READING, normalisation="batch", batch_size=len(DOTS))
+    variant = Handmade(nn.Sequential(PlaceOf(), nn.BatchNorm1d(2, affine=False)), 2)
+    values = measure(variant, reading=at_once)
+    places = find_place(DOTS.batch(torch.arange(len(DOTS)), torch.device("cpu"))).double()
+    variance = places[:, 0].var(correction=0).item()
+    between = 4 * len(DOTS) / (len(DOTS) - 1)  # of codes of variance 1 in two dimensions, over all pairs
+    for d in DISTANCES:
+        assert values[f"code_shift_{d}px"] == pytest.approx(d**2 / (variance + d**2 / 4) / between, rel=1e-3)
+
+
+class PlaceOf(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return find_place(x)
 
 
 def test_codes_of_moved_images_that_are_those_of_others_shift_by_1() -> None:
