@@ -80,7 +80,7 @@ class Extractor:
             self._extract = choose_quicker(network.extract, network.build_quicker, pixels, f"the extractor {name}")
 
     def in_float32(self) -> "Extractor":
-        """The same network, whatever the protocol's autocast: for differences so small that rounding would drown them."""
+        """The same network without the protocol's autocast, for differences so small that rounding drowns them."""
         if self._precision == "no":
             return self
         exact = copy.copy(self)

@@ -48,7 +48,8 @@ class Pixels:
 
 
 def measure(variant: Variant, reading: Reading = READING, extractor: Any = None) -> float:
-    return measure_path_length(variant, extractor or Pixels(), reading, 0, Processes(build_accelerator("no")))
+    pixels: Any = Pixels()
+    return measure_path_length(variant, extractor or pixels, reading, 0, Processes(build_accelerator("no")))
 
 
 def squared_speeds(latent_dim: int) -> np.ndarray:
