@@ -3,7 +3,7 @@
 A new score is a function in harness/evaluation, and a row here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -322,3 +322,9 @@ def select(
         own = (measure.group, measure.compared, measure.over_seeds)
         if all(w is None or w == o for w, o in zip(wanted, own, strict=True)) and place in (None, *measure.places):
             yield measure
+
+
+def name_fid(extractors: Iterable[str]) -> str:
+    """What distances in the features of these extractors are called: "FID", or "FID (EfficientNet-Lite0)", or both."""
+    fid = MEASURES["fid"]
+    return " and ".join(dict.fromkeys(fid.title_by(extractor) for extractor in extractors)) or fid.title

@@ -13,6 +13,7 @@ from rich.table import Table
 from harness.config import RunConfig
 from harness.errors import InputError, unknown
 from harness.escape import printable
+from harness.measures import name_fid
 from harness.record import find_run_folders
 from slurm.plan import Plan
 from slurm.process import read_end
@@ -70,9 +71,10 @@ def build_table(statuses: Sequence[RunStatus]) -> Table:
     for status, fields in zip(statuses, flat, strict=True):
         data = f"{status.config.dataset} {status.config.image_size} px"
         cells[(status.config.variant, data, *(str(fields.get(name, "")) for name in varying))].append(status)
+    fid = name_fid(status.config.protocol[0].extractor for status in statuses)
     for name in ("variant", "data set", *varying):
         table.add_column(name, overflow="fold", max_width=LONG)
-    for name in (*standings, "epochs", "ETA", "images/s", "last FID"):
+    for name in (*standings, "epochs", "ETA", "images/s", f"last {fid}"):
         table.add_column(name, justify="right", no_wrap=True)
     for cell, members in cells.items():
         fids = [status.fid for status in members if status.standing == "done" and status.fid is not None]

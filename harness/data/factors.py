@@ -64,8 +64,14 @@ def number_values(values: np.ndarray, names: Sequence[str], n_images: int, where
             f"{shown(where)}: {table.shape[1]} factors need as many different names, and have {len(names)}: "
             f"{', '.join(map(shown, names))}"
         )
-    if table.dtype.kind not in "biuf" or not np.isfinite(table).all():
-        raise InputError(f"{shown(where)}: factors have to be finite numbers, not {table.dtype}")
+    if table.dtype.kind not in "biuf":
+        raise InputError(f"{shown(where)}: factors have to be numbers, not {table.dtype}")
+    if len(wrong := np.argwhere(~np.isfinite(table))):
+        row, column = wrong[0]
+        raise InputError(
+            f"{shown(where)}: factors have to be finite, and {len(wrong)} of their {table.size} values are not; the "
+            f"first is in row {row}, counted from 0: {shown(names[column])} is {table[row, column]}"
+        )
     factors, numbers = [], []
     for name, column in zip(names, table.T, strict=True):
         found, number = np.unique(column, return_inverse=True)

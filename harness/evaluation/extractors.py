@@ -1,5 +1,6 @@
 """Feature extractors: images in, features and class probabilities out, in one forward pass."""
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable
@@ -77,6 +78,15 @@ class Extractor:
         if network.build_quicker is not None:
             pixels = resize_to(probe, self.size, self.resize)
             self._extract = choose_quicker(network.extract, network.build_quicker, pixels, f"the extractor {name}")
+
+    def in_float32(self) -> "Extractor":
+        """The same network without the protocol's autocast, for differences so small that rounding drowns them."""
+        if self._precision == "no":
+            return self
+        exact = copy.copy(self)
+        exact._precision = "no"
+        exact._forward = Repeated(exact._extract_precisely, f"the extractor {self.name}")
+        return exact
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         pixels = max(self.size**2, images.shape[2] * images.shape[3])

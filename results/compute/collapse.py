@@ -9,7 +9,7 @@ from results.read.schema import POSTERIOR_COLUMNS, RUNS, Column
 READING = ["run_id", "protocol_id"]
 SAMPLERS = ["gaussian", "gmm", "reconstruction"]
 KEYS = ["run_id", "sweep", "variant", "options", "dataset", "image_size", *NEUTRAL, "seed", "state", "epoch"]
-KEYS += ["images_seen", "protocol_id"]
+KEYS += ["images_seen", "protocol_id", "extractor"]
 _RUNS = {column.name: column for column in RUNS}
 COLLAPSE = [
     *(_RUNS[name] for name in KEYS),

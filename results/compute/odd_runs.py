@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from harness.measures import name_fid
 from results.compute.baseline import compare_with, find_baselines
 from results.compute.cells import Cells, build_cells, lay_out
 from results.compute.moderated import FEWEST
@@ -83,7 +84,7 @@ def _effect(reported: pd.DataFrame, run: pd.Series, margin: float) -> str:
     ]
     if changes:
         return f"without it {', '.join(changes)}"
-    return "without it every verdict on FID stays" if before else ""
+    return f"without it every verdict on {name_fid([run['extractor']])} stays" if before else ""
 
 
 def _verdicts(reported: pd.DataFrame, run: pd.Series, margin: float) -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from harness.measures import name_fid
 from results.compute.cells import build_cells, lay_out
 from results.compute.moderated import FEWEST
 from results.compute.statistics import ALPHA, POWER, compute_detectable
@@ -58,7 +59,7 @@ def describe_seeds(reported: pd.DataFrame, seeds: Mapping[str, int], variants: i
 
     Args: seeds: of each data set, the seeds that every cell will have.
     """
-    lines = []
+    lines, fid = [], name_fid(reported["extractor"])
     for n in sorted(set(seeds.values())):
         names = ", ".join(name for name, own in seeds.items() if own == n)
         if n < 2:
@@ -72,7 +73,7 @@ def describe_seeds(reported: pd.DataFrame, seeds: Mapping[str, int], variants: i
             continue
         ratio, spread, cells = found
         lines.append(
-            f"{names}: {n} seeds find an FID that is {ratio - 1:.0%} above the AAE's, or {1 - 1 / ratio:.0%} below, "
+            f"{names}: {n} seeds find an {fid} that is {ratio - 1:.0%} above the AAE's, or {1 - 1 / ratio:.0%} below, "
             f"with a chance of {POWER:.0%} (seeds spread by {spread:.1%} in {cells} cells that exist)"
         )
     return lines

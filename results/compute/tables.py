@@ -46,6 +46,7 @@ TABLE = [
     Column("published_inception_score", "number", "likewise"),
     Column("published_comparable", "string", "yes under the protocol `published`, else no"),
     Column("protocol_id", "string", "of our numbers"),
+    Column("extractor", "string", "likewise"),
     Column("epoch_rule", "string", "which epoch is reported"),
 ]
 
@@ -187,6 +188,7 @@ def _build_block(block: pd.DataFrame, floors: dict[tuple[str, ...], pd.DataFrame
         published_comparable="yes" if first["protocol"] == "published" else "no",
         epoch_rule=first["epoch_rule"],
         protocol_id=first["protocol_id"],
+        extractor=first["extractor"],
     )
 
 

@@ -113,7 +113,7 @@ def _render(analysis: Analysis, pictures: list[dict[str, Any]], refresh: float |
         decided=say_once(decided),
         undecided=say_once(undecided),
         across=build_across_table(analysis.frames["across_datasets"]),
-        spread=build_spread_table(analysis.frames["spread"]),
+        spread=build_spread_table(analysis.frames["spread"], runs["extractor"]),
         budgets_intro=BUDGETS_INTRO,
         tuned=say_once(build_tuned_table(analysis.frames["tuned"])),
         claims=claims,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.measures import MEASURES, select
+from harness.measures import MEASURES, name_fid, select
 from harness.record import PARTS_OF_AN_EVALUATION
 from results.compute.analysis import Analysis
 from results.compute.collapse import SAMPLERS
@@ -175,7 +175,7 @@ def build_across_table(across: pd.DataFrame) -> HtmlTable | None:
         end = "effect" if is_missing(row["ratio"]) else "ratio"
         cells = [
             Cell(label),
-            Cell(MEASURES[str(row["measure"])].title),
+            Cell(MEASURES[str(row["measure"])].title_by(row["extractor"])),
             Cell(str(row["names"]), kind="wrap"),
             number(row[end], 3, sign="+" if end == "effect" else ""),
             Cell(f"{row[f'{end}_low']:.3f} to {row[f'{end}_high']:.3f}", row[f"{end}_low"], "number"),
@@ -187,9 +187,10 @@ def build_across_table(across: pd.DataFrame) -> HtmlTable | None:
     return HtmlTable("across", "Over data sets", caption, columns(names, ["variant", "measure", "data sets"]), rows)
 
 
-def build_spread_table(spread: pd.DataFrame) -> HtmlTable:
-    """Where the spread of FID comes from."""
-    names = ["source", "spread of FID", "groups", "evaluations", "to find out"]
+def build_spread_table(spread: pd.DataFrame, extractors: Iterable[str]) -> HtmlTable:
+    """Where the spread of FID comes from, in the features of these extractors."""
+    fid = name_fid(extractors)
+    names = ["source", f"spread of {fid}", "groups", "evaluations", "to find out"]
     rows = [
         Row(
             [
@@ -202,7 +203,7 @@ def build_spread_table(spread: pd.DataFrame) -> HtmlTable:
         )
         for _, row in spread.iterrows()
     ]
-    caption = "What each source alone makes FID vary by (standard deviation, relative), from runs that exist."
+    caption = f"What each source alone makes {fid} vary by (standard deviation, relative), from runs that exist."
     return HtmlTable("spread", "Where the spread comes from", caption, columns(names, ["source", "to find out"]), rows)
 
 
@@ -295,7 +296,10 @@ def build_dose_table(responses: pd.DataFrame) -> HtmlTable | None:
             number(row["p"], 4),
         ]
         rows.append(Row(cells, row["dataset"], row["variant"]))
-    caption = "Rank correlation of each response with the noise share, over the means of a dose's levels; dose.csv has the runs."
+    caption = (
+        "Rank correlation of each response with the noise share, over the means of a dose's levels; dose.csv has its "
+        "runs."
+    )
     notes = ["Green: with more noise the samples are better; red: worse; at 0.05, each by itself.", *_cut(rows)]
     return HtmlTable("dose-response", "Dose and response", caption, columns(names, text), rows[:MOST_ROWS], notes)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from harness.measures import name_fid
 from results.compute.analysis import Analysis
 from results.compute.baseline import BASELINE, mark_best
 from results.compute.summary import RULES, SETTING
@@ -117,7 +118,8 @@ def _against_baseline(analysis: Analysis) -> Iterator[str]:
             names = [f"{row['cell']} ({row['difference']:+.2f})" for _, row in rows.head(8).iterrows()]
             more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
             parts.append(f"{verdict}: {', '.join(names)}{more}")
-    yield f"FID against the {BASELINE} (moderated t test of its logarithm, Holm, 0.05): {'; '.join(parts)}."
+    fid = name_fid(tested["extractor"])
+    yield f"{fid} against the {BASELINE} (moderated t test of its logarithm, Holm, 0.05): {'; '.join(parts)}."
 
 
 def _equal_budgets(analysis: Analysis) -> Iterator[str]:
@@ -128,8 +130,9 @@ def _equal_budgets(analysis: Analysis) -> Iterator[str]:
             yield f"The best trials on {dataset} have no score beside the one that chose them: see aaebench tune."
             continue
         budget = known["budget"].iloc[0]
-        names = [f"{cell} {fid:.2f}" for cell, fid in zip(label_cells(known), known["fid_mean"], strict=True)]
-        yield f"FID at equal budgets on {dataset}, each variant at its best of {budget} trials: {join(names)}."
+        names = [f"{cell} {mean:.2f}" for cell, mean in zip(label_cells(known), known["fid_mean"], strict=True)]
+        fid = name_fid(search["extractor"])
+        yield f"{fid} at equal budgets on {dataset}, each variant at its best of {budget} trials: {join(names)}."
         if edges := list(search.loc[search["edge"].fillna("") != "", "variant"]):
             yield f"The best trial of {join(edges)} lies at the edge of the search on {dataset}: search further."
 

@@ -176,6 +176,12 @@ def test_a_preset_yields_to_everything_else() -> None:
     assert build_config({"preset": "demo"}).protocol[0].extractor == "domain"
 
 
+def test_cured_is_the_setting_that_the_page_on_collapse_states() -> None:
+    cured = build_config({"preset": "cured"})
+    assert (cured.variant, cured.options.n, cured.learning_rate) == ("n_iter", 3, 3.48e-3)
+    assert cured == build_config({"variant": "n_iter", "options.n": 3, "learning_rate": 3.48e-3}), "and nothing else"
+
+
 def test_scientific_notation_on_the_command_line_is_a_number() -> None:
     assert build_config(parse_assignments(["learning_rate=1e-3"])).learning_rate == 1e-3
 

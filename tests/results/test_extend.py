@@ -164,6 +164,8 @@ def test_the_plan_says_what_its_seeds_will_find(runs: Path) -> None:
     lines = describe_seeds(reported, {"mnist": 2, "digits": 8, "emnist": 1}, variants=5)
     assert lines[0].startswith("emnist: one seed a cell says nothing")
     assert lines[1].startswith("mnist: 2 seeds find an FID that is")
+    seen = describe_seeds(reported.assign(extractor="efficientnet_lite0"), {"mnist": 2}, variants=5)
+    assert seen[0].startswith("mnist: 2 seeds find an FID (EfficientNet-Lite0) that is")
     two, eight = (float(line.split("that is ")[1].split("%")[0]) for line in lines[1:])
     assert eight < two
     assert describe_seeds(reported.iloc[:2], {"mnist": 2}, 5)[0].endswith("before 4 cells of two seeds have been run")

@@ -1,6 +1,7 @@
 """What is not the paper's setting is said wherever the setting is named."""
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from results.read.collect import collect
 from results.read.labels import NEUTRAL, PAPER_OPTIONS, label_setting
 from results.show.figures import draw_fid, draw_samples
 from results.show.render import render_latex, render_markdown
+from results.show.report import write_report
 from results.show.report_tables import (
     build_collapse_tables,
     build_comparison_table,
@@ -27,7 +29,8 @@ from results.show.report_tables import (
     build_run_tables,
 )
 from results.show.sentences import describe
-from tests.results.runs import edit_evaluations, write_campaign
+from results.show.write import writing
+from tests.results.runs import edit_evaluations, evaluation, write_campaign, write_run
 from variants import VARIANTS
 
 FIDS = {"aae": [30.0, 31.0, 29.0], "n_iter": [20.2, 21.0, 19.1]}
@@ -229,3 +232,51 @@ class TestFigures:
             "fashion_mnist 32 px\n10 epochs",
             "fashion_mnist 32 px\n10 epochs\n(conv\nbf16\nema_decay=0.999)",
         ]
+
+
+@pytest.fixture(scope="module")
+def seen_by_another(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with every figure and table that shows FID, of runs that EfficientNet has looked at."""
+    root = tmp_path_factory.mktemp("seen")
+    for dataset in ("digits", "mnist"):
+        write_campaign(root, FIDS | {"vae": [20.0, 20.2, 19.9, 90.0]}, dataset=dataset)  # whose last seed is odd
+    for number in range(3):
+        for seed in range(2):
+            values = evaluation(30 - number + seed, 0.1 + 0.2 * number) | {"eval.reconstruction/fid": 15.0}
+            level = {"sigma": "linear", "sigma_floor": number / 10}
+            write_run(root, f"level-{number}-{seed}", {10: values}, options=level, seed=seed, dataset="emnist")
+        drawn = {"search": {"learning_rate": {"uniform": [0, 1]}}, "learning_rate": 0.1 + number / 10}
+        values = evaluation(30 - number) | {"eval.prior-1/fid": 31.0 - number}
+        write_run(root, f"trial-{number}", {10: values}, **drawn)
+    for file in root.glob("*/evaluations/*/protocol.json"):
+        file.write_text(file.read_text().replace('"domain"', '"efficientnet_lite0"'))
+    with writing(root / "out", {}) as output:
+        write_report(analyse(collect(root)), output, refresh=1)  # without the PDFs of one that stays
+    return root / "out"
+
+
+class TestAnotherNetwork:
+    """A distance in another network's features than Inception's is called FID nowhere without that network's name."""
+
+    NETWORK = "EfficientNet-Lite0"
+
+    def test_is_named_in_every_figure(self, seen_by_another: Path) -> None:
+        # Letters are shapes there, each line of them after a comment that says it.
+        texts = {
+            file.stem: "\n".join(re.findall("<!-- (.*?) -->", file.read_text(encoding="utf-8")))
+            for file in (seen_by_another / "figures").glob("*.svg")
+        }
+        of_fid = {stem: text for stem, text in texts.items() if re.search(r"\bFID\b", text)}
+        kinds = {"forest", "budgets", "dose", "figure9", "seeds", "fid", "option"}
+        assert {stem.partition("-")[0] for stem in of_fid} == kinds
+        assert [stem for stem, text in of_fid.items() if self.NETWORK not in text] == []
+
+    def test_is_named_in_every_table_beside_every_figure_and_in_every_sentence(self, seen_by_another: Path) -> None:
+        page = (seen_by_another / "report.html").read_text(encoding="utf-8")
+        sentences = re.findall(r"<li>.*?</li>", page[: page.index('<section id="tables">')])
+        shown = [*sentences, *re.findall(r"<figure class=.*?</figure>", page, re.DOTALL)]
+        of_fid = [part for part in shown if re.search(r"\bFID\b", part)]
+        tables = {name for part in of_fid for name in re.findall('<figure class="table" id="([a-z-]+)', part)}
+        assert {"across", "comparisons", "spread", "tuned", "dose-response", "collapse-runs", "problems"} <= tables
+        assert sum(part in of_fid for part in sentences) >= 3
+        assert [part for part in of_fid if self.NETWORK not in part] == []

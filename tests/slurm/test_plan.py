@@ -231,6 +231,10 @@ class TestTable:
         assert cells == ["10.00"] * 4
         assert everything == "", "different variants have no FID in common"
 
+    def test_what_another_network_sees_has_its_name(self, tmp_path: Path) -> None:
+        sweep = load(tmp_path, "grid: {seed: [0, 1]}\nfixed: {extractor: efficientnet_lite0}")
+        assert build_table(read_statuses(sweep, tmp_path)).columns[-1].header == "last FID (EfficientNet-Lite0)"
+
     def test_standings_that_no_run_has_take_no_room(self, table: Table) -> None:
         assert [str(column.header) for column in table.columns][3:5] == ["done", "running"]
 

@@ -100,6 +100,24 @@ def test_a_shipped_sweep_names_each_of_its_fields_in_one_place(path: Path) -> No
     assert load_sweep(path).name == path.stem
 
 
+def test_the_shipped_dose_holds_sigma_by_every_remedy_and_moves_it_by_rates_and_dimensions() -> None:
+    configs = load_sweep(SHIPPED / "dose.yaml").configs
+    doses = [config for config in configs if config.seed == 0]
+
+    def levels(name: str, sigma: str) -> list[float]:
+        found = {float(getattr(config.options, name)) for config in doses if config.options.sigma == sigma}
+        return sorted(found - {0.0})
+
+    assert levels("sigma_floor", "linear") == [0.05, 0.1, 0.2, 0.5, 1.0]
+    assert levels("sigma_penalty", "linear") == [0.1, 1.0, 10.0]
+    assert levels("kl_weight", "exp") == levels("log_variance_penalty", "exp") == [0.001, 0.01, 0.1, 1.0]
+    assert sorted({config.learning_rate for config in doses}) == [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
+    assert sorted({config.latent_dim for config in doses}) == [2, 5, 10, 20, 64]
+    assert all(config.mechanisms for config in configs)
+    assert {config.seed for config in configs} == {0, 1, 2}
+    assert len(configs) == 3 * len(doses)
+
+
 class TestExclusions:
     """A rule leaves out the runs that have its values, however the two are spelt."""
 

@@ -79,10 +79,9 @@ def measure_path_length(
     processes: Processes,
     after_batch: Callable[[int, int], None] = lambda done, n: None,
 ) -> float:
-    """`path_length` of a variant's decoder. Every process calls it, and featurises its share."""
+    """`path_length` of a variant's decoder, in float32. Every process calls it, and featurises its share."""
     images = PathImages(variant, reading, seed, processes.device)
     batch_size = max(2, reading.batch_size // 2 * 2)  # even, so that a path's two images share a batch
-    statistics = gather_statistics(
-        images, extractor, processes, batch_size, lambda done: after_batch(done, len(images))
-    )
+    exact = extractor.in_float32()  # a step of 1e-4 drowns in the rounding of a protocol's autocast
+    statistics = gather_statistics(images, exact, processes, batch_size, lambda done: after_batch(done, len(images)))
     return path_length(statistics.features)

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
+from harness.measures import name_fid
 from results.compute.tuning import REACH
 from results.read.labels import label_cells, name_place
 from results.show.figures.style import Drawing, add_legend, cells_of, split_settings, style_of, use_logarithms
@@ -30,7 +31,7 @@ def draw_budgets(budgets: pd.DataFrame) -> Iterator[Drawing]:
             expected, low, high = (curve[name].astype(float) for name in ("expected", "low", "high"))
             axis.plot(curve["k"], expected, label=cell, markersize=4, **style)
             axis.fill_between(curve["k"], low, high, color=style["color"], alpha=0.1, linewidth=0)
-        axis.set(xlabel="trials", ylabel="FID of the best")
+        axis.set(xlabel="trials", ylabel=f"{name_fid(group['extractor'])} of the best")
         use_logarithms(axis, "y")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         add_legend(figure, [axis])

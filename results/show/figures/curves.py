@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib import pyplot as plt
 
+from harness.measures import name_fid
 from results.read.collect import Collection
 from results.show.figures.style import (
     Drawing,
@@ -31,7 +32,7 @@ def draw_fid(collection: Collection, odd: Container[str] = ()) -> Iterator[Drawi
 
     Its axis is logarithmic: an untrained decoder's FID is many times what training is about.
     """
-    title = "Fig. 9: FID over training"
+    title = f"Fig. 9: {name_fid(collection.runs['extractor'])} over training"
     yield from _draw_measure(collection, "fid", "FID of prior samples", "figure9-fid", title, odd=odd, logarithmic=True)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from harness.measures import name_fid
 from harness.schema import is_histogram
 from results.read.collect import Collection
 from results.read.schema import LARGEST
@@ -130,7 +131,8 @@ def draw_fid_against_noise_share(collection: Collection) -> Iterator[Drawing]:
     add_legend(figure, used)
     caption = "Lines: each seed from its first to its last evaluation, the marker. Shaded: less than 5 % is noise."
     caption += more + note_undrawable(collection, "fid")
-    yield Drawing("fid-noise-share", "FID against noise share", caption, figure)
+    title = f"{name_fid(rows['extractor'])} against noise share"
+    yield Drawing("fid-noise-share", title, caption, figure)
     plt.close(figure)
 
 

@@ -7,8 +7,9 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from harness.measures import name_fid
 from results.compute.dose import FAMILY, RESPONSES
-from results.read.labels import add_label, label_setting, name_file
+from results.read.labels import add_label, label_setting, name_file, name_setting
 from results.show.figures.style import (
     COLORS,
     LINES,
@@ -45,12 +46,14 @@ def draw_dose(doses: pd.DataFrame) -> Iterator[Drawing]:
         used = []
         for axis, response in zip(axes, responses, strict=True):
             _plot(axis, group.dropna(subset=[response]), response)
-            axis.set(xlabel="noise share of the codes", ylabel=RESPONSES[response][0])
+            label = RESPONSES[response][0].replace("FID", name_fid(group["extractor"])).replace(") ", ")\n")
+            axis.set(xlabel="noise share of the codes", ylabel=label)
             used.append(axis)
         add_legend(figure, used)
         first = {"epochs": epochs}  # what else a family shares differs from dose to dose, and stands in its name
         stem = name_file(f"dose-{str(variant).rpartition(':')[2]}-{dataset}-{size}px", first, taken)
-        title = f"Dose and response: {variant}, {dataset} {size} px, {epochs} epochs"
+        place = f"Dose and response: {variant}, {dataset} {size} px, {epochs} epochs"
+        title = name_setting(place, {"extractor": group["extractor"].iloc[0]})
         yield Drawing(stem, title, CAPTION + more, figure)
         plt.close(figure)
 

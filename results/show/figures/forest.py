@@ -6,8 +6,9 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from harness.measures import name_fid
 from results.compute.across_datasets import SHARED
-from results.read.labels import label_cells, label_setting, name_file
+from results.read.labels import label_cells, name_file, name_setting
 from results.read.schema import LARGEST
 from results.show.figures.style import Drawing, use_logarithms
 
@@ -31,11 +32,10 @@ def draw_forest(comparisons: pd.DataFrame, across: pd.DataFrame) -> Iterator[Dra
         axis.axvline(1, color="0.5", linewidth=0.8)
         use_logarithms(axis)
         axis.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
-        axis.set_xlabel("FID over the AAE's")
+        axis.set_xlabel(f"{name_fid(campaign['extractor'])} over the AAE's")
         axis.invert_yaxis()
         figure.tight_layout()
-        named = label_setting(campaign.iloc[0])
-        title = "FID over all data sets" + (f" ({named})" if named else "")
+        title = name_setting("FID over all data sets", campaign.iloc[0])
         yield Drawing(name_file("forest-fid", campaign.iloc[0], taken), title, CAPTION, figure, "keep")
         plt.close(figure)
 

@@ -13,7 +13,7 @@ from results.read.collect import Collection
 from results.read.schema import LARGEST
 from results.show.figures.style import COLORS, Drawing, evaluations, show_seeds, split_settings, use_logarithms
 
-SHOWN = [(name, MEASURES[name].title) for name in ("fid", "noise_share")]
+SHOWN = ("fid", "noise_share")
 
 
 def draw_option_curves(collection: Collection) -> Iterator[Drawing]:
@@ -51,7 +51,7 @@ def _draw(runs: pd.DataFrame, option: str):
     figure, axes = plt.subplots(1, len(SHOWN), figsize=(4.2 * len(SHOWN), 3.2))
     values = sorted(runs["number"].unique())
     is_logarithmic = values[0] > 0 and values[-1] / values[0] > 20
-    for axis, (measure, label) in zip(axes, SHOWN, strict=True):
+    for axis, measure in zip(axes, SHOWN, strict=True):
         for number, (line, group) in enumerate(runs.dropna(subset=[measure]).groupby("line", sort=False)):
             color = COLORS[(number + 1) % len(COLORS)]
             axis.plot(group["number"], group[measure], ".", color=color, markersize=5, alpha=0.7)
@@ -59,7 +59,7 @@ def _draw(runs: pd.DataFrame, option: str):
             half = compute_half_width(seeds.std().to_numpy(), seeds.count().to_numpy())
             style = "-" if number == 0 else "--"
             axis.errorbar(seeds.mean().index, seeds.mean(), half, color=color, linestyle=style, capsize=2, label=line)
-        axis.set(xlabel=option, ylabel=label)
+        axis.set(xlabel=option, ylabel=MEASURES[measure].title_by(runs["extractor"].iloc[0]))
         show_seeds(axis, runs[measure].dropna())
         if is_logarithmic:
             use_logarithms(axis)

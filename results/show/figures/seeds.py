@@ -37,7 +37,8 @@ def draw_seeds(collection: Collection) -> Iterator[Drawing]:
             panel.plot(lines[:, ~own], levels, color="0.85", linewidth=0.7, zorder=1)
             shape = {**styles[cell], "linewidth": 1.1, "markersize": 4}
             panel.plot(lines[:, own], levels, **shape)
-            _name_axes(panel, f"{cell} (n = {own.sum()})", [score.title for score in axes])
+            titles = [score.title_by(group["extractor"].iloc[0]).replace(" (", "\n(") for score in axes]
+            _name_axes(panel, f"{cell} (n = {own.sum()})", titles)
         figure.tight_layout()
         others = f" The first {MOST_CELLS} of {len(cells_of(group))}." if len(cells_of(group)) > MOST_CELLS else ""
         caption = CAPTION + ", ".join(f"{score.column_title} {ends}" for score, (_, ends) in axes.items()) + "."

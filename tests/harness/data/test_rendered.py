@@ -64,7 +64,12 @@ class TestDSprites:
             ({"latents_values": GRID[:-1]}, r"factors of shape \(23, 6\) do not fit 24 images"),
             ({"latents_values": GRID[:, 0]}, "have no names"),
             ({"latents_values": GRID[:, :2]}, "have no names"),
-            ({"latents_values": np.where(GRID == 0.5, np.nan, GRID)}, "finite numbers"),
+            (
+                {"latents_values": np.where(GRID[:, [3]] * [0, 0, 0, 0, 1, 0] > 0, np.nan, GRID)},
+                "12 of their 144 values are not; the first is in row 2, counted from 0: posX is nan",
+            ),
+            ({"latents_values": np.where(GRID == 3.14, -np.inf, GRID)}, "orientation is -inf"),
+            ({"latents_values": GRID.astype(str)}, "factors have to be numbers, not <U"),
             ({"latents_names": np.array(["a"] * 6)}, "different names"),
             ({"latents_names": np.array(["a", "b"])}, "6 factors need as many different names, and have 2"),
             ({"imgs": MASKS.astype(np.float32)}, "images are uint8"),

@@ -18,7 +18,7 @@ from harness.evaluation.classifier import SHIPPED
 from harness.train import prepare
 from harness.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from harness.training.feature_network import load_feature_network
-from tests.harness.data.test_staging import write_images
+from tests.harness.data.test_staging import write_idx, write_images
 from tests.harness.launch.test_processes import ROOT, finish, launch
 from tests.harness.test_train import evaluated, only_folder, run
 from variants import VARIANTS
@@ -115,6 +115,17 @@ class TestFeatureNetworks:
         with pytest.raises(InputError, match="--set feature_weights=FILE"):
             self.network(dataset="faces")
         assert self.network(dataset="faces", feature_weights=SHIPPED / "domain-digits.safetensors")
+
+
+def test_idx_files_under_a_name_of_ones_own_from_folder_to_scores(tmp_path: Path, empty_cache: Path) -> None:
+    """A part of MNIST in files of MNIST's own names, which is no MNIST."""
+    stage_dataset("mnist-10k", 28, write_idx(write_idx(tmp_path / "files"), "t10k"))
+    arguments = ("--dataset", "mnist-10k", "--image-size", "28", "--epochs", "1", "--set", "batch_size=10")
+    weights = ("--extractor", "domain", "--set", f"extractor_weights={SHIPPED / 'domain-digits.safetensors'}")
+    assert run(tmp_path / "runs", *arguments, *weights) == 0
+    found = only_folder(tmp_path / "runs")
+    assert found.path.name.startswith("aae-mnist-10k-28px-seed0-")
+    assert evaluated(found, 1)["eval/fid"] > 0
 
 
 def test_photographs_at_64_px_from_folder_to_scores(

@@ -10,12 +10,19 @@ import torch
 from harness.config import build_config
 from harness.errors import InputError
 from harness.evaluation.evaluate import Evaluator
-from harness.evaluation.mechanisms.disentanglement import mutual_information_gap, varying
+from harness.evaluation.mechanisms.disentanglement import (
+    dci_disentanglement,
+    factorvae_score,
+    mutual_information_gap,
+    total_correlation,
+    varying,
+)
 from harness.evaluation.posterior import compute_posterior
 from harness.measures import select
 from harness.readings import MECHANISMS
 from harness.record import RunFolder, key_of
 from harness.schema import check_evaluation
+from harness.seeding import build_generator, derive_seed
 from harness.train import prepare
 from results.read.collect import collect
 from tests.harness.launch.test_processes import finish, launch
@@ -66,6 +73,27 @@ class TestWhatIsMeasured:
         assert values["mapped_total_correlation"] > values["total_correlation"]
         none, _, _ = measure(variant="latent_mapping", **{"options.depth": 0})
         assert not [name for name in none if name.startswith("mapped_")]
+
+    def test_the_mapped_ones_are_those_of_what_the_mapping_makes_of_mu_and_of_z(self) -> None:
+        values, evaluator, variant = measure(variant="latent_mapping", dataset="sprites", image_size=16)
+        posterior = compute_posterior(variant, evaluator.data, evaluator.reading, 0, evaluator.processes)
+        assert posterior is not None
+        assert evaluator.data.factors is not None
+        noise = torch.randn(posterior.mu.shape, generator=build_generator(0, "mechanisms"), dtype=torch.float64)
+        with torch.no_grad():
+            mapped_mu, mapped_z = (
+                variant.get_submodule("mapping")(codes.float()).double()
+                for codes in (posterior.mu, posterior.mu + posterior.sigma * noise)
+            )
+        factors, own = varying(evaluator.data.factors.numbers), derive_seed(0, "mechanisms", 1)
+        expected = {
+            "mapped_mig": mutual_information_gap(mapped_mu, factors),
+            "mapped_dci": dci_disentanglement(mapped_mu, factors, own),
+            "mapped_factorvae": factorvae_score(mapped_mu, factors, torch.Generator().manual_seed(own)),
+            "mapped_total_correlation": total_correlation(torch.cov(mapped_z.T)),
+        }
+        assert {name: values[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+        assert all(values[name.removeprefix("mapped_")] != pytest.approx(expected[name]) for name in expected)
 
     @pytest.mark.parametrize("latent_dim", [1, 64])
     def test_codes_of_few_and_of_many_dimensions(self, latent_dim: int) -> None:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.evaluation.extractors import Extractor, Network, three_channels
 from harness.evaluation.mechanisms.smoothness import EPSILON, PathImages, measure_path_length, path_length, slerp
 from harness.launch.processes import Processes, build_accelerator
-from harness.protocol import Reading
+from harness.protocol import Protocol, Reading, load_protocol
 from variants import Variant
 
 SIZE = 8
@@ -42,10 +43,13 @@ class Pixels:
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return images.flatten(1), images.new_empty(len(images), 0)
 
+    def in_float32(self) -> "Pixels":
+        return self
 
-def measure(variant: Variant, reading: Reading = READING) -> float:
+
+def measure(variant: Variant, reading: Reading = READING, extractor: Any = None) -> float:
     pixels: Any = Pixels()
-    return measure_path_length(variant, pixels, reading, 0, Processes(build_accelerator("no")))
+    return measure_path_length(variant, extractor or pixels, reading, 0, Processes(build_accelerator("no")))
 
 
 def squared_speeds(latent_dim: int) -> np.ndarray:
@@ -96,6 +100,23 @@ def test_a_linear_decoder_has_the_length_of_its_matrix() -> None:
 
 def test_a_decoder_that_ignores_codes_has_none() -> None:
     assert measure(Linear(torch.zeros(SIZE**2, 6))) == 0
+
+
+def test_a_protocols_autocast_leaves_it_in_float32() -> None:
+    """bfloat16 has eight bits: of values up to 255 it rounds off many times what a step of 1e-4 changes."""
+    weight = draw(3 * SIZE**2, 16, seed=1)
+
+    def extract(pixels: Tensor) -> tuple[Tensor, None]:
+        return three_channels(pixels).flatten(1) @ weight, None
+
+    def build(autocast: str) -> Extractor:
+        protocol = Protocol.model_validate({**load_protocol("clean").model_dump(), "name": "own", "autocast": autocast})
+        return Extractor("own", Network("", SIZE, "none", extract), protocol, CPU)
+
+    decoder, exact, rounded = Linear(0.05 * draw(SIZE**2, 6)), build("no"), build("bf16")
+    assert measure(decoder, extractor=rounded) == pytest.approx(measure(decoder, extractor=exact), rel=1e-4)
+    images = 255 * draw(4, 1, SIZE, SIZE).abs()
+    assert not torch.equal(rounded(images)[0], exact(images)[0]), "all else is scored as the protocol says"
 
 
 def test_a_batchs_own_statistics_are_those_of_both_images_of_a_path() -> None:
