@@ -302,7 +302,7 @@ CLAIMS = [
     ),
     Claim(
         "M3",
-        "the feature-wise error makes codes insensitive to translation",
+        "the feature-wise error makes the model insensitive to translation",
         "Per data set and distance of 1, 2, 4 px: feature's code shift, and its reconstruction error of moved images "
         "over that of unmoved ones, are below the AAE's (for) or above (against). More than half decide.",
         SOME,
