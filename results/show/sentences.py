@@ -128,7 +128,8 @@ def _equal_budgets(analysis: Analysis) -> Iterator[str]:
             yield f"The best trials on {dataset} have no score beside the one that chose them: see aaebench tune."
             continue
         budget = known["budget"].iloc[0]
-        names = [f"{cell} {fid:.2f}" for cell, fid in zip(label_cells(known), known["fid_mean"], strict=True)]
+        called = zip(label_cells(known), known["fid_mean"], known["fresh_failed"], strict=True)
+        names = [f"{cell} {fid:.2f}" + (f" (fresh seeds that failed: {n})" if n else "") for cell, fid, n in called]
         yield f"FID at equal budgets on {dataset}, each variant at its best of {budget} trials: {join(names)}."
         if edges := list(search.loc[search["edge"].fillna("") != "", "variant"]):
             yield f"The best trial of {join(edges)} lies at the edge of the search on {dataset}: search further."
