@@ -49,7 +49,7 @@ def tune_command(
         raise InputError(f"--seeds {seeds}: a verdict takes two seeds at least, as in --seeds 5")
     runs = find_run_folder(report)
     collection = choose_protocol(load_collection(runs), protocol)
-    tuning = tune(collection.runs, reported_rows(collection.runs, epoch))
+    tuning = tune(collection, reported_rows(collection.runs, epoch))
     require_trials(tuning, runs)
     configs = list_missing(tuning, collection, seeds)
     if not configs:
@@ -74,13 +74,17 @@ def require_trials(tuning: Tuning, runs: Path) -> None:
     if lacking.empty:
         return
     row = lacking.iloc[0]
-    over = int(row["trials"])
+    over, place = int(row["trials"]), select_like(tuning.tuned, row, PLACE)
     why = f"{over} of its trials are over ({row['failed']} failed, {row['waiting']} not over)"
     if over >= FEWEST_TRIALS > row["budget"]:
         why += f", and {row['budget']} that all variants of the search have"
+    advice = "finish the search first"
+    if row["budget"] >= FEWEST_TRIALS:
+        advice = "all of these failed: give sweep retry, or search elsewhere"
+    elif place["trials"].max() < FEWEST_TRIALS and not place["waiting"].any():
+        advice = "ask for trials: 2 or more, and run them"
     raise InputError(
-        f"{row['variant']} on {name_place(row)}: {why}; the best of fewer than {FEWEST_TRIALS} is no choice: "
-        "finish the search first"
+        f"{row['variant']} on {name_place(row)}: {why}; the best of fewer than {FEWEST_TRIALS} is no choice: {advice}"
     )
 
 

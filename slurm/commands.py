@@ -173,9 +173,11 @@ def status(
 
     from harness.terminal import build_output, fit_table, print_table
     from slurm.overview import build_table, describe_failures, to_json
+    from slurm.plan import require_no_fewer_trials
     from slurm.status import read_statuses
 
     loaded = _load(sweep)
+    require_no_fewer_trials(loaded, out)
     statuses = read_statuses(loaded, out)
     if json_:
         print(json.dumps(to_json(statuses), indent=1))

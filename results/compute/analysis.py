@@ -96,7 +96,7 @@ def analyse(
     comparisons = apply_looks(build_comparisons(shared, margin), looks)
     odd = list_as_problems(find_odd_runs(reported, margin), collection.paths)
     best = build_best(shared)
-    tuning = tune(runs, reported, margin)
+    tuning = tune(collection, reported, margin)
     claims, evidence = _judge(runs.loc[runs["search"] == NO_SEARCH, JUDGED], shared, tuning)
     doses = build_doses(shared)
     frames = {

@@ -13,15 +13,28 @@ from results.read.labels import to_plain
 from results.read.schema import NO_SEARCH
 
 METHOD = ["variant", "options"]
+READING = ["protocol", "protocol_id", "extractor"]
 PLACE = [name for name in SETTING if name != "sampler"]  # what the methods of one search share, drawn fields apart
+
+
+def add_unscored(runs: pd.DataFrame, unscored: pd.DataFrame) -> pd.DataFrame:
+    """The rows of all runs; a run that has no evaluation is one in each reading of its data set and size.
+
+    Args: runs, unscored: as a Collection has them.
+    """
+    place = ["dataset", "image_size"]  # one reading of two data sets has two ids
+    readings = runs[[*place, *READING]].drop_duplicates()
+    placed = unscored.drop(columns=READING).merge(readings, on=place).assign(sampler="prior")
+    return pd.concat([runs, placed], ignore_index=True) if len(placed) else runs
 
 
 def find_trials(runs: pd.DataFrame, reported: pd.DataFrame, score: str) -> pd.DataFrame:
     """A row for each run of a search and reading, its drawn fields taken out (see take_out_draws).
 
     `own` is its score on the run's own sampling seed, `held_out` the mean on others; both are NaN unless it is done.
+    A trial that nobody has evaluated is one as well, in each reading that others of its search have.
 
-    Args: runs, reported: rows of all runs, and of finished ones at their reported epoch.
+    Args: runs, reported: rows of all runs (see add_unscored), and of finished ones at their reported epoch.
     """
     done = reported[(reported["search"] != NO_SEARCH) & (reported["sampler"] == "prior")]
     every = runs[(runs["search"] != NO_SEARCH) & (runs["sampler"] == "prior")]
@@ -31,7 +44,10 @@ def find_trials(runs: pd.DataFrame, reported: pd.DataFrame, score: str) -> pd.Da
     finished = done.assign(own=done[score].astype(float)).merge(held_out, on=keys, how="left")
     begun = every[every["state"] != "done"].drop_duplicates(["run_id", "protocol_id"], keep="last")
     both = pd.concat([finished, begun.assign(own=np.nan, held_out=np.nan)], ignore_index=True)
-    return pd.concat([take_out_draws(rows, str(text)) for text, rows in both.groupby("search", sort=False)] or [both])
+    trials = pd.concat([take_out_draws(rows, str(text)) for text, rows in both.groupby("search", sort=False)] or [both])
+    # Of those that nobody has evaluated, some stand in readings that their search was never given.
+    evaluations = trials["epoch"].groupby([trials[name] for name in PLACE], dropna=False).transform("count")
+    return trials[evaluations > 0]
 
 
 def take_out_draws(rows: pd.DataFrame, search: str) -> pd.DataFrame:
@@ -68,7 +84,8 @@ def gather_draws(trials: pd.DataFrame, chosen_on: str) -> pd.DataFrame:
     """Of the trials of one search: a row for each method and draw, with means over the trial's seeds.
 
     `chosen_by` and `reported`: the scores; of a trial that `failed` (in any seed, or scored what is not finite) the
-    worst that finished. `settled`: no seed is missing, which others of its method have. `seeds`: of the method.
+    worst that finished of all methods: by its own worst, a method that fails wherever it is bad would look robust.
+    `settled`: no seed is missing, which others of its method have. `seeds`: of the method.
 
     Args: chosen_on: held_out or own, the score by which the best is chosen.
     """
@@ -88,8 +105,8 @@ def gather_draws(trials: pd.DataFrame, chosen_on: str) -> pd.DataFrame:
     table = table.merge(seeds.reset_index(), on=METHOD)
     table["settled"] = table["over"] & (table["count"] == table["seeds"])
     for name in ("chosen_by", "reported"):
-        worst = table[name].where(table["settled"] & ~table["failed"]).groupby([table[key] for key in METHOD])
-        table[name] = table[name].mask(table["failed"], worst.transform("max"))
+        worst = table.loc[table["settled"] & ~table["failed"], name].max()
+        table[name] = table[name].mask(table["failed"], worst)
     return table.drop(columns=["over", "count"])
 
 

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.compute.baseline import build_comparisons
-from results.compute.statistics import MARGIN, Array, compute_half_width
+from results.compute.baseline import BASELINE, build_comparisons
+from results.compute.statistics import MARGIN, Array, compute_half_width, is_sound
 from results.compute.summary import SUMMARY, build_empty
-from results.compute.trials import METHOD, PLACE, find_trials, gather_draws, list_values, take_out_draws
+from results.compute.trials import METHOD, PLACE, add_unscored, find_trials, gather_draws, list_values, take_out_draws
+from results.read.collect import Collection
 from results.read.schema import NO_SEARCH, Column
 
 FEWEST_TRIALS = 2  # of which one can be called the best
 SCORE = "fid"
-REACH = 0.9  # the share of searches of k trials that end inside the band
+REACH = 0.9  # the share of redraws of k from the trials that end inside the band
 FRESH, ANOTHER = "fresh seeds", "another sampling seed"
 
 _CELL_COLUMNS = {column.name: column for column in SUMMARY}
@@ -29,15 +30,16 @@ BUDGETS = [
     *_NAMED,
     Column("k", "integer", "trials of a search"),
     Column("expected", "number", "FID of the best of k random trials, expected (Dodge et al. 2019)"),
-    Column("low", "number", "below which 5 % of such searches end"),
-    Column("high", "number", "above which 5 % of them end"),
-    Column("trials", "integer", "trials that this follows from"),
+    Column("low", "number", "5 % quantile of the best of k redrawn from these trials; no interval for a new search"),
+    Column("high", "number", "95 % quantile of it"),
+    Column("trials", "integer", "trials that this follows from: those that all variants of the search have"),
+    Column("failed", "integer", "of them failed, which count as the worst score that any variant finished with"),
 ]
 _COMPARED = ["ratio", "ratio_low", "ratio_high", "p_holm", "verdict"]
 TUNED = [
     *_NAMED,
     Column("trials", "integer", "trials that are over, with all of their seeds"),
-    Column("failed", "integer", "of them failed, which counts as the worst score that finished"),
+    Column("failed", "integer", "of them failed, which count as the worst score that any variant finished with"),
     Column("waiting", "integer", "trials that have begun and are not over"),
     Column("budget", "integer", "trials that all variants of the search have: the best is chosen from these"),
     Column("seeds", "integer", "training seeds of a trial"),
@@ -51,11 +53,13 @@ TUNED = [
     Column("fid_std", "number", "standard deviation over them"),
     Column("fid_low", "number", "lower end of the 95 % t interval of the mean"),
     Column("fid_high", "number", "upper end of it"),
+    Column("fresh_failed", "integer", "fresh seeds that failed, or scored what is not finite: no part of n"),
     Column("ratio", "number", "over the tuned AAE's, on fresh seeds; as in comparisons, likewise the next four"),
     Column("ratio_low", "number", "lower end of its 95 % interval"),
     Column("ratio_high", "number", "upper end of it"),
     Column("p_holm", "number", "adjusted over the variants of the search"),
     Column("verdict", "string", "better, worse, equivalent, undecided, or n = 1"),
+    Column("note", "string", "why it is undecided where seeds failed; why trials are compared on the run's own seed"),
 ]
 
 
@@ -83,7 +87,10 @@ def compute_weights(n: int, k: int) -> Array:
 
 
 def compute_best(chosen_by: Array, reported: Array, k: int) -> tuple[float, float, float]:
-    """What is expected of the best of k random trials, and the interval in which 90 % of such searches end.
+    """What is expected of the best of k random trials; and its 5 % and 95 % quantiles over redraws from these n.
+
+    The quantiles know of no trial but these: as k nears n the lower one is about the best of them, and a new search of
+    k trials ends between the two less often than in 90 % (simulated: 60 % for n = 8, k = 4; 42 % for n = k = 5).
 
     Args: chosen_by (n,): the score by which the best is chosen, lower is better. reported (n,): what is said of it.
     """
@@ -96,37 +103,53 @@ def compute_best(chosen_by: Array, reported: Array, k: int) -> tuple[float, floa
     return float(weights @ values), float(low), float(high)
 
 
-def tune(runs: pd.DataFrame, reported: pd.DataFrame, margin: float = MARGIN) -> Tuning:
+def tune(collection: Collection, reported: pd.DataFrame, margin: float = MARGIN) -> Tuning:
     """What the searches of a collection found; empty tables where nobody searched.
 
-    Args: runs, reported: rows of all runs, and of finished ones at their reported epoch.
+    Args: reported: rows of its finished runs at their reported epoch.
     """
+    runs = collection.runs
     if (runs["search"] == NO_SEARCH).all():
         nothing = runs.iloc[:0]
         return Tuning(build_empty(BUDGETS), build_empty(TUNED), nothing, reported.iloc[:0], nothing)
-    trials = find_trials(runs, reported, SCORE)
+    every = add_unscored(runs, collection.unscored)
+    trials = find_trials(every, reported, SCORE)
     budgets: list[dict[str, Any]] = []
     tuned: list[dict[str, Any]] = []
     for place, group in trials.groupby(PLACE, dropna=False, sort=False):
         named = dict(zip(PLACE, place, strict=True))
-        done = group[group["state"] == "done"]
-        chosen_on = "held_out" if len(done) and done["held_out"].notna().all() else "own"
+        chosen_on, note = _choose_reading(group)
         draws = gather_draws(group, chosen_on)
         methods = draws.groupby(METHOD, dropna=False, sort=False)
         common = set.intersection(*(set(own.loc[own["settled"], "draw"]) for _, own in methods))
         for method, own in methods:
             named = named | dict(zip(METHOD, method, strict=True))
-            budgets += [named | row for row in _list_budgets(own[own["settled"]])]
-            tuned.append(named | _choose(own, common, chosen_on))
+            budgets += [named | row for row in _list_budgets(own[own["draw"].isin(common)])]
+            tuned.append(named | _choose(own, common, chosen_on) | {"note": note})
     found = pd.DataFrame(tuned).reindex(columns=[column.name for column in TUNED])
-    fresh, fresh_runs = _find_fresh(reported, found), _find_fresh(runs, found)
+    fresh = _find_fresh(reported, found)
+    ended = every[every["state"].isin(["done", "failed"]) & (every["sampler"] == "prior")]
+    ended = _find_fresh(ended.drop_duplicates(["run_id", "protocol_id"]), found)
     return Tuning(
         budgets=pd.DataFrame(budgets).reindex(columns=[column.name for column in BUDGETS]),
-        tuned=_report(found, fresh, trials, margin),
+        tuned=_report(found, fresh, ended, trials, margin),
         trials=trials,
         reported=fresh,
-        runs=fresh_runs,
+        runs=_find_fresh(runs, found),
     )
+
+
+def _choose_reading(trials: pd.DataFrame) -> tuple[str, str]:
+    """On which score the best of a place is chosen: held_out where all trials that can be chosen have one, else own;
+
+    and why it is own though some have one.
+    """
+    finished = trials[(trials["state"] == "done") & np.isfinite(trials["own"].astype(float))]
+    lacking = int(finished["held_out"].isna().sum())
+    if len(finished) and not lacking:
+        return "held_out", ""
+    why = f"{lacking} of {len(finished)} finished runs of the search have no second sampling seed: none is chosen on"
+    return "own", why if lacking < len(finished) else ""
 
 
 def _list_budgets(draws: pd.DataFrame) -> list[dict[str, Any]]:
@@ -137,7 +160,8 @@ def _list_budgets(draws: pd.DataFrame) -> list[dict[str, Any]]:
     found = []
     for k in range(1, len(draws) + 1):
         expected, low, high = compute_best(chosen_by, reported, k)
-        found.append({"k": k, "expected": expected, "low": low, "high": high, "trials": len(draws)})
+        counts = {"trials": len(draws), "failed": int(draws["failed"].sum())}
+        found.append({"k": k, "expected": expected, "low": low, "high": high, **counts})
     return found
 
 
@@ -181,25 +205,52 @@ def _find_fresh(rows: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else plain.iloc[:0].assign(draw="")
 
 
-def _report(tuned: pd.DataFrame, fresh: pd.DataFrame, trials: pd.DataFrame, margin: float) -> pd.DataFrame:
-    """TUNED with what is reported: of fresh seeds where there are any, else of another sampling seed of the trial."""
-    prior = fresh[fresh["sampler"] == "prior"]
+def _report(
+    tuned: pd.DataFrame, fresh: pd.DataFrame, ended: pd.DataFrame, trials: pd.DataFrame, margin: float
+) -> pd.DataFrame:
+    """TUNED with what is reported: of fresh seeds where there are any, else of another sampling seed of the trial.
+
+    Args: fresh, ended: rows of fresh seeds that finished, and of those that finished or failed.
+    """
+    prior = fresh[(fresh["sampler"] == "prior") & is_sound(fresh[SCORE].to_numpy(float))]
     keys = [*METHOD, *PLACE]
     described = []
     for _, row in tuned.iterrows():
-        of_it, trial = (select_like(rows, row, [*keys, "draw"]) for rows in (prior, trials))
+        of_it, over, trial = (select_like(rows, row, [*keys, "draw"]) for rows in (prior, ended, trials))
+        failed = {"fresh_failed": len({*over["seed"]} - {*of_it["seed"]})}
         if len(of_it):
-            described.append({"reported_on": FRESH, **_describe(of_it[SCORE])})
+            described.append({"reported_on": FRESH, **_describe(of_it[SCORE]), **failed})
         elif row["draw"] is not None and row["chosen_on"].startswith("held-out"):
-            described.append({"reported_on": ANOTHER, **_describe(trial["own"])})
+            described.append({"reported_on": ANOTHER, **_describe(trial["own"]), **failed})
         else:
-            described.append({})
-    table = tuned.drop(columns=["reported_on", "n", "fid_mean", "fid_std", "fid_low", "fid_high", *_COMPARED])
+            described.append(failed)
+    reported = ["reported_on", "n", "fid_mean", "fid_std", "fid_low", "fid_high", "fresh_failed"]
+    table = tuned.drop(columns=[*reported, *_COMPARED])
     table = pd.concat([table, pd.DataFrame(described, index=table.index)], axis=1)
     comparisons = build_comparisons(prior, margin)
-    compared = comparisons.loc[comparisons["measure"] == SCORE, [*keys, *_COMPARED]]
+    compared = comparisons.loc[comparisons["measure"] == SCORE, [*keys, "baseline_options", *_COMPARED]]
     table = table.merge(compared.astype(table[keys].dtypes.to_dict()), on=keys, how="left")
+    judged = [_doubt(row, table) for _, row in table.iterrows()]
+    table = table.assign(verdict=[verdict for verdict, _ in judged], note=[note for _, note in judged])
     return table.reindex(columns=[column.name for column in TUNED])
+
+
+def _doubt(row: pd.Series, table: pd.DataFrame) -> tuple[Any, str]:
+    """The verdict and note of a row of TUNED: a side whose fresh seeds failed is flattered by those that finished, so
+
+    that nothing is decided in its favour.
+    """
+    place = select_like(table, row, PLACE)
+    aae = place[(place["variant"] == BASELINE) & (place["options"] == row["baseline_options"])]
+    verdict, notes = row["verdict"], [row["note"]] if row["note"] else []
+    for failed, called, favours in (
+        (row["fresh_failed"], "its", ("better", "equivalent")),
+        (aae["fresh_failed"].sum(), "the AAE's", ("worse", "equivalent")),
+    ):
+        if failed and row["verdict"] in favours:
+            verdict = "undecided"
+            notes.append(f"{row['verdict']} but for {failed} of {called} fresh seeds, which failed")
+    return verdict, "; ".join(notes)
 
 
 def select_like(rows: pd.DataFrame, row: pd.Series, names: Sequence[str]) -> pd.DataFrame:

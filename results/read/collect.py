@@ -31,6 +31,7 @@ class Collection:
     first, in its order.
 
     `floors`: rows of the same columns, of real images against real images; `sampler` is floor.<name>.
+    `unscored`: a row per run that has no evaluation (yet), of the same columns: its configuration and state.
     `problems`: a row per folder that is unfinished, failed or damaged, and why.
     `provenance`: a row per run that could be read. `protocols`: the definition of each protocol id, where recorded.
     `paths`: the folder of each run by its id. `unshown`: ids of readings that were left out where one was chosen.
@@ -38,6 +39,7 @@ class Collection:
 
     table: pa.Table
     floors: pd.DataFrame
+    unscored: pd.DataFrame
     problems: pd.DataFrame
     provenance: pd.DataFrame
     protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -81,6 +83,7 @@ class Collection:
             self,
             table=self.table.filter(pc.field("run_id").isin(pa.array(sorted(run_ids), pa.large_string()))),
             floors=self.floors[self.floors["run_id"].isin(run_ids)],
+            unscored=self.unscored[self.unscored["run_id"].isin(run_ids)],
             problems=self.problems[self.problems["run_id"].isin(run_ids)].reset_index(drop=True),
             provenance=self.provenance[self.provenance["run_id"].isin(run_ids)].reset_index(drop=True),
             paths={run_id: path for run_id, path in self.paths.items() if run_id in run_ids},
@@ -116,11 +119,13 @@ def collect(root: Path, states: dict[str, State] | None = None, processes: int =
         problems.append({"path": printable(str(root / path)), "run_id": run_id, "state": "damaged", "reason": reason})
         del paths[run_id]
     provenance = [row for row in provenance if row["run_id"] in paths]
-    is_floor = pc.starts_with(index.table["sampler"], FLOOR)
+    is_unscored = pc.is_null(index.table["sampler"])
+    is_floor = pc.fill_null(pc.starts_with(index.table["sampler"], FLOOR), fill_value=False)
     is_copy = pc.is_in(index.table["folder"], pa.array(copies, pa.large_string()))
     return Collection(
-        _sorted(index.table, pc.and_not(pc.invert(is_floor), is_copy)),
+        _sorted(index.table, pc.invert(pc.or_(pc.or_(is_floor, is_unscored), is_copy))),
         _sorted(index.table, pc.and_not(is_floor, is_copy)).to_pandas(),
+        _sorted(index.table, pc.and_not(is_unscored, is_copy)).to_pandas(),
         pd.DataFrame(problems, columns=[column.name for column in PROBLEMS]),
         pd.DataFrame(provenance, columns=[column.name for column in PROVENANCE]),
         protocols,

@@ -27,7 +27,8 @@ FLOOR = "floor."  # of the sampler of scores of real images against real images:
 @dataclass
 class FolderEntry:
     """What a folder holds: `rows`, one per evaluated epoch, reading, sampler and sampling seed (and per noise floor),
-    and what is `common` to them; what is wrong; provenance; the definition of each reading by its id.
+    or an empty one of a run that has no evaluation; what is `common` to them; what is wrong; provenance; the definition
+    of each reading by its id.
     """
 
     run_id: str
@@ -96,10 +97,13 @@ def _read(folder: RunFolder) -> FolderEntry:
             seconds.update({part: line.get(f"time/{part}_seconds") or 0 for part in EVALUATED})
         rows += _rows(protocol, lines, epochs)
         rows += _floor_rows(protocol, floor)
-    if state == "done" and not any(not row["sampler"].startswith(FLOOR) for row in rows):
+    scored = any(not row["sampler"].startswith(FLOOR) for row in rows)
+    if state == "done" and not scored:
         if config.get("eval_when") != "separately":
             raise ValueError("it is done and has no evaluation")
         state, status = "running", status | {"reason": f"it waits for: aaebench evaluate {folder.path} --epoch all"}
+    if not scored:
+        rows.append({})
     provenance = _provenance(environment, status, records, seconds)
     return FolderEntry(
         run_id,
@@ -109,7 +113,7 @@ def _read(folder: RunFolder) -> FolderEntry:
         | {name: fields[name] for name in ("sweep", "variant", "dataset", "image_size")}
         | {"run_id": run_id, "protocol_ids": " ".join(protocols)},
         protocols,
-        common,
+        common | {"state": state},
         rows,
     )
 

@@ -42,7 +42,8 @@ State = list[list[int] | None]  # size and time in ns of each file; None for one
 
 @dataclass(frozen=True)
 class Index:
-    """`entries`: by path below the root, each folder's FolderEntry.describe(); `table`: SCHEMA, a row per evaluation.
+    """`entries`: by path below the root, each folder's FolderEntry.describe(); `table`: SCHEMA, a row per evaluation,
+    and of a run that has none one without a sampler.
 
     `generation` hashes the files' states: equal generations hold the same.
     """

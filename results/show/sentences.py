@@ -130,7 +130,8 @@ def _equal_budgets(analysis: Analysis) -> Iterator[str]:
             yield f"The best trials on {dataset} have no score beside the one that chose them: see aaebench tune."
             continue
         budget = known["budget"].iloc[0]
-        names = [f"{cell} {mean:.2f}" for cell, mean in zip(label_cells(known), known["fid_mean"], strict=True)]
+        called = zip(label_cells(known), known["fid_mean"], known["fresh_failed"], strict=True)
+        names = [f"{cell} {mean:.2f}" + (f" (fresh seeds that failed: {n})" if n else "") for cell, mean, n in called]
         fid = name_fid(search["extractor"])
         yield f"{fid} at equal budgets on {dataset}, each variant at its best of {budget} trials: {join(names)}."
         if edges := list(search.loc[search["edge"].fillna("") != "", "variant"]):

@@ -169,6 +169,18 @@ def test_a_variant_without_posterior_is_in_the_tables_all_the_same(tmp_path: Pat
     assert build_collapse_table(collection.runs).empty
 
 
+def test_a_run_that_nobody_has_evaluated_is_no_row_and_is_known_with_its_state(tmp_path: Path) -> None:
+    write_run(tmp_path, "scored", {10: evaluation(3.0)})
+    write_run(tmp_path, "crashed", {}, state="failed", seed=1)
+    write_run(tmp_path, "waits", {}, seed=2, eval_when="separately")
+    RunFolder(tmp_path / "queued").ask_for(CONFIG | {"seed": 3})
+    for collection in (collect(tmp_path), collect(tmp_path)):  # as they are read, and as the index has kept them
+        assert set(collection.runs["run_id"]) == {"scored"}
+        states = dict(zip(collection.unscored["run_id"], collection.unscored["state"], strict=True))
+        assert states == {"crashed": "failed", "waits": "running", "queued": "queued"}
+        assert list(collection.select({"queued"}).unscored["seed"]) == [3]
+
+
 def test_one_training_counts_once_however_often_it_is_there(tmp_path: Path) -> None:
     """n is the number of different seeds: of another evaluation, a copy and a second training of a seed, one counts."""
     write_run(tmp_path / "first", "a", {10: evaluation(5)})

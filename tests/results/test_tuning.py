@@ -19,8 +19,11 @@ from results.compute.summary import reported_rows
 from results.compute.trials import take_out_draws
 from results.compute.tuning import Tuning, compute_best, compute_weights, tune
 from results.read.collect import collect
+from results.show.budget_table import build_tuned_table
+from results.show.figures.budgets import draw_budgets
+from results.show.sentences import describe
 from slurm.sweep import load_sweep
-from tests.results.runs import evaluation, write_run
+from tests.results.runs import edit_evaluations, evaluation, write_run
 
 RATE = {"learning_rate": {"log_uniform": [1e-4, 1e-2]}}
 RATES = [1e-3, 3e-3, 2e-4, 5e-3]
@@ -31,7 +34,7 @@ FIDS = {"aae": [9.0, 6.0, 20.0, 8.0], "n_iter": [12.0, 11.0, 22.0, 5.0], "kld_lo
 def write_trial(root: Path, variant: str, fid: float, state: str = "done", seed: int = 0, **config: Any) -> RunFolder:
     """A run after ten epochs. A held-out sampling seed scores 0.5 more where `held_out` says no other number."""
     held_out = config.pop("held_out", fid + 0.5)
-    scores = {0: evaluation(100.0)}
+    scores = {0: evaluation(100.0)} if config.pop("evaluated", True) else {}
     if state == "done":
         scores[10] = evaluation(fid) | ({} if held_out is None else {"eval.prior-1/fid": held_out})
     config = {"search": RATE, "learning_rate": 1e-3} | config
@@ -57,8 +60,8 @@ def look(root: Path) -> Analysis:
 
 
 def search(root: Path) -> Tuning:
-    runs = collect(root).runs
-    return tune(runs, reported_rows(runs))
+    collection = collect(root)
+    return tune(collection, reported_rows(collection.runs))
 
 
 def tuned(root: Path) -> Any:
@@ -177,6 +180,61 @@ class TestTunedCells:
         assert (row["trials"], row["failed"]) == (3, 1)
         assert list(found.budgets.loc[found.budgets["k"] == 1, "expected"]) == pytest.approx([(9 + 6 + 9) / 3])
 
+    def test_what_fails_wherever_it_is_bad_is_not_robust(self, tmp_path: Path) -> None:
+        """One trial of n_iter finishes and three diverge: they are no better than the AAE's worst, which is 20."""
+        write_search(tmp_path, {"aae": [9.0, 6.0, 20.0, 8.0], "n_iter": [7.0]})
+        for rate in RATES[1:]:
+            write_trial(tmp_path, "n_iter", 0.0, state="failed", learning_rate=rate)
+        curves = search(tmp_path).budgets
+        unstable = curves[curves["variant"] == "n_iter"].set_index("k")
+        assert unstable.loc[1, "expected"] == pytest.approx((7 + 3 * 20) / 4)
+        assert (unstable.loc[1, "low"], unstable.loc[1, "high"]) == (7, 20)
+        assert curves.groupby("variant")["failed"].first().to_dict() == {"aae": 0, "n_iter": 3}
+
+    @pytest.mark.parametrize(("state", "failed", "waiting", "budget"), [("failed", 1, 0, 4), ("running", 0, 1, 3)])
+    def test_a_trial_that_nobody_has_evaluated_is_one(
+        self, state: str, failed: int, waiting: int, budget: int, tmp_path: Path
+    ) -> None:
+        """It crashed, or runs, before its first evaluation: its draw is no less a trial of the AAE."""
+        write_search(tmp_path, {"n_iter": FIDS["n_iter"], "aae": FIDS["aae"][:3]})
+        write_trial(tmp_path, "aae", 0.0, state=state, learning_rate=RATES[3], evaluated=False)
+        table = tuned(tmp_path)
+        assert table.loc["aae", ["trials", "failed", "waiting"]].tolist() == [3 + failed, failed, waiting]
+        assert set(table["budget"]) == {budget}
+
+    def test_a_variant_that_always_crashes_at_the_start_is_named(self, tmp_path: Path) -> None:
+        write_search(tmp_path, {"aae": FIDS["aae"]})
+        for rate in RATES:
+            write_trial(tmp_path, "feature", 0.0, state="failed", learning_rate=rate, evaluated=False)
+        table = tuned(tmp_path)
+        assert table["failed"].to_dict() == {"aae": 0, "feature": 4}
+        assert pd.isna(table.loc["feature", "draw"])
+
+    def test_a_trial_of_another_search_reads_nothing_here(self, tmp_path: Path) -> None:
+        """Searches of one data set under two protocols: what crashed in one is no trial under the other's."""
+        write_search(tmp_path, {"aae": FIDS["aae"]})
+        other = {"learning_rate": {"log_uniform": [1e-5, 1e-2]}}
+        scores = {10: evaluation(3.0, protocol_id="clean-1") | {"eval/protocol": "clean"}}
+        write_run(tmp_path, "clean", scores, search=other)
+        write_trial(tmp_path, "aae", 0.0, state="failed", learning_rate=9e-3, evaluated=False)
+        found = search(tmp_path).tuned
+        assert dict(zip(found["protocol"], found["failed"], strict=True)) == {"paper": 1, "clean": 0}
+
+    def test_one_trial_without_a_second_reading_decides_how_all_are_chosen_and_that_is_said(
+        self, tmp_path: Path
+    ) -> None:
+        write_search(tmp_path, {"aae": [9.0, 6.0, 20.0]})
+        write_trial(tmp_path, "aae", 8.0, learning_rate=RATES[3], held_out=None)
+        row = tuned(tmp_path).loc["aae"]
+        assert row["chosen_on"] == "the run's own sampling seed"
+        assert row["note"] == "1 of 4 finished runs of the search have no second sampling seed: none is chosen on"
+
+    def test_a_trial_without_a_finite_score_decides_nothing_about_the_others(self, tmp_path: Path) -> None:
+        write_search(tmp_path, {"aae": [9.0, 6.0, 20.0, 77.0]})
+        edit_evaluations(tmp_path / "aae-0-0.005-linear-trial", '"eval/fid": 77.[05]', '"eval/fid": NaN')
+        row = tuned(tmp_path).loc["aae"]
+        assert (row["chosen_on"], row["note"], row["failed"]) == ("held-out sampling seeds", "", 1)
+
     def test_variants_are_given_equally_many_trials(self, tmp_path: Path) -> None:
         """The fourth trial of n_iter, its best, is still under way with the AAE."""
         write_search(tmp_path, {"n_iter": FIDS["n_iter"], "aae": FIDS["aae"][:3]})
@@ -185,6 +243,13 @@ class TestTunedCells:
         assert list(table["budget"]) == [3, 3]
         assert (table.loc["aae", "waiting"], table.loc["n_iter", "trials"]) == (1, 4)
         assert json.loads(table.loc["n_iter", "draw"])["learning_rate"] == 3e-3
+
+    def test_curves_follow_from_the_trials_that_all_variants_have(self, tmp_path: Path) -> None:
+        write_search(tmp_path, {"n_iter": FIDS["n_iter"], "aae": FIDS["aae"][:3]})
+        curves = search(tmp_path).budgets
+        assert set(curves["trials"]) == {3}
+        last = curves[curves["k"] == 1].set_index("variant")["expected"]
+        assert last.to_dict() == pytest.approx({"n_iter": (12 + 11 + 22) / 3, "aae": (9 + 6 + 20) / 3})
 
     def test_a_trial_of_several_seeds_counts_when_it_has_all_of_them(self, tmp_path: Path) -> None:
         for rate, fids in ((1e-3, [5.0, 9.0]), (3e-3, [6.0, 6.0]), (2e-4, [1.0])):
@@ -248,6 +313,31 @@ class TestComparedAtEqualBudgets:
         assert table.loc["n_iter", "verdict"] in ("equivalent", "undecided")
         assert pd.isna(table.loc["aae", "verdict"])
 
+    @pytest.mark.parametrize("evaluated", [True, False])
+    def test_seeds_that_failed_decide_nothing_in_their_variants_favour(self, evaluated: bool, root: Path) -> None:
+        place = {"dataset": "cifar10", "batch_size": 128, "search": {}, "evaluated": evaluated}
+        for seed in (4, 5):
+            write_trial(root, "kld_loss", 0.0, state="failed", learning_rate=1e-3, seed=seed, **place)
+        row = tuned(root).loc["kld_loss"]
+        assert (row["n"], row["fresh_failed"], row["verdict"]) == (3, 2, "undecided")
+        assert row["note"] == "better but for 2 of its fresh seeds, which failed"
+        assert tuned(root).loc["n_iter", "note"] == ""
+
+    def test_seeds_of_the_aae_that_failed_make_no_other_worse(self, tmp_path: Path) -> None:
+        for variant, best in (("aae", [4.6, 4.7, 4.5]), ("n_iter", [9.1, 9.0, 9.2]), ("kld_loss", [3.0, 3.1, 3.05])):
+            write_search(tmp_path, {variant: [9.0, 6.0]})
+            write_fresh(tmp_path, variant, best, 3e-3)
+        assert tuned(tmp_path)["verdict"].fillna("").to_dict() == {"aae": "", "n_iter": "worse", "kld_loss": "better"}
+        lost = write_trial(tmp_path, "aae", 77.0, learning_rate=3e-3, seed=9, search={}, held_out=None)
+        edit_evaluations(lost.path, '"eval/fid": 77.0', '"eval/fid": NaN')
+        table = tuned(tmp_path)
+        assert table["fresh_failed"].to_dict() == {"aae": 1, "n_iter": 0, "kld_loss": 0}
+        assert (table.loc["aae", "n"], table.loc["kld_loss", "verdict"]) == (3, "better")
+        assert (table.loc["n_iter", "verdict"], table.loc["n_iter", "note"]) == (
+            "undecided",
+            "worse but for 1 of the AAE's fresh seeds, which failed",
+        )
+
     def test_trials_are_no_seeds_of_the_papers_tables(self, root: Path) -> None:
         analysis = look(root)
         summary = analysis.summary
@@ -264,6 +354,32 @@ class TestComparedAtEqualBudgets:
         assert page.count("KLD-loss helps on CIFAR-10") == 2
         assert (tmp_path / "report/figures/budgets-cifar10-32px-batch_size-128.png").is_file()
         assert len(pd.read_csv(tmp_path / "report/tuned.csv")) == 3
+
+    def test_the_report_counts_seeds_that_failed_and_says_what_they_leave_open(self, root: Path) -> None:
+        write_trial(
+            root, "kld_loss", 0.0, "failed", 4, learning_rate=1e-3, dataset="cifar10", batch_size=128, search={}
+        )
+        analysis = look(root)
+        shown = build_tuned_table(analysis.frames["tuned"])
+        assert shown is not None
+        place = [column["name"] for column in shown.columns].index("fresh failed")
+        assert {row.variant for row in shown.rows if row.cells[place].text == "1"} == {"kld_loss"}
+        assert [note for note in shown.notes if "better but for 1 of its fresh seeds" in note]
+        assert any("kld_loss 3.05 (fresh seeds that failed: 1)" in sentence for sentence in describe(analysis))
+
+    def test_a_curve_is_dashed_where_it_says_little_of_another_search(self, root: Path) -> None:
+        write_trial(root, "aae", 0.0, "failed", learning_rate=9e-3, dataset="cifar10", batch_size=128)
+        for variant in ("kld_loss", "n_iter"):
+            write_trial(root, variant, 9.0, learning_rate=9e-3, dataset="cifar10", batch_size=128)
+        (drawing,) = draw_budgets(search(root).budgets)
+        lines = drawing.figure.axes[0].lines
+        assert {line.get_linestyle(): list(np.asarray(line.get_xdata())) for line in lines} == {
+            "--": [1, 2, 3, 4, 5],
+            "-": [1, 2],
+        }
+        labels = [text.get_text() for text in drawing.figure.legends[0].get_texts()]
+        assert labels == ["aae, 1 of 5 failed", "n_iter", "kld_loss"]
+        assert "not intervals for a new search" in drawing.caption
 
 
 class TestCommand:
@@ -305,6 +421,21 @@ class TestCommand:
         [
             (lambda root: write_fresh(root, "aae", [3.0, 4.0], 1e-4), "holds no finished trial of a search"),
             (lambda root: write_search(root, {"aae": [9.0]}), "aae on digits 32 px: 1 of its trials are over"),
+            (lambda root: write_search(root, {"aae": [9.0], "n_iter": [8.0]}), "no choice: ask for trials: 2 or more"),
+            (
+                lambda root: [
+                    write_trial(root, "aae", 9.0),
+                    write_trial(root, "aae", 0.0, "running", learning_rate=2e-3),
+                ],
+                "is no choice: finish the search first",
+            ),
+            (
+                lambda root: [
+                    write_search(root, {"aae": [9.0, 8.0]}),
+                    *(write_trial(root, "n_iter", 0.0, "failed", learning_rate=rate) for rate in RATES[:2]),
+                ],
+                "(2 failed, 0 not over); the best of fewer than 2 is no choice: all of these failed",
+            ),
             (
                 lambda root: write_search(root, {"aae": [9.0, 8.0], "n_iter": [7.0]}),
                 "2 of its trials are over (0 failed, 0 not over), and 1 that all variants of the search have",

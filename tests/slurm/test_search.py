@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from aaebench import app
+from harness.commands import call
 from harness.config import build_config
 from harness.errors import InputError
 from harness.record import RunFolder
@@ -155,6 +157,15 @@ class TestMoreTrials:
             submit_sweep(search(tmp_path, 5), out, "local", 1, changed=True)
         require_no_fewer_trials(search(tmp_path, 10), out)
         require_no_fewer_trials(load(tmp_path, GRID + (SEARCH % 5).replace("seed: 7", "seed: 8")), out)
+
+    def test_the_status_of_a_file_with_fewer_is_refused_as_its_plan_is(
+        self, tmp_path: Path, out: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        search(tmp_path, 5)
+        for command in ("plan", "status"):
+            arguments = ["sweep", command, str(tmp_path / "tiny.yaml"), "--out", str(out)]
+            assert call(lambda: app(arguments, result_action="return_value")) == 2  # noqa: B023
+            assert "are fewer than the 10 whose runs" in " ".join(capfd.readouterr().err.split())
 
     def test_the_plan_shows_the_draws(self, tmp_path: Path, out: Path) -> None:
         sweep = search(tmp_path, 20)

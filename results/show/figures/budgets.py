@@ -12,8 +12,11 @@ from results.read.labels import label_cells, name_place
 from results.show.figures.style import Drawing, add_legend, cells_of, split_settings, style_of, use_logarithms
 
 CAPTION = (
-    f"FID that the best of k random trials is expected to have (Dodge et al. 2019); bands: where {REACH:.0%} of such "
-    "searches end, which a single bad trial may pull the expectation out of. All variants have the same trials."
+    f"FID that the best of k random trials is expected to have (Dodge et al. 2019); bands: where {REACH:.0%} of "
+    "redraws of k from these N trials end, which a single bad one may pull the expectation out of. They are not "
+    "intervals for a new search, whose trials may be better than the best of these, at which a band ends as k nears N: "
+    "lines are dashed beyond N/2. All variants have the same trials; one that failed counts as the worst that any "
+    "finished with."
 )
 
 
@@ -28,8 +31,13 @@ def draw_budgets(budgets: pd.DataFrame) -> Iterator[Drawing]:
         figure, axis = plt.subplots(figsize=(5.6, 3.8))
         for cell, curve in group.groupby("cell", sort=False):
             style = styles[str(cell)]
-            expected, low, high = (curve[name].astype(float) for name in ("expected", "low", "high"))
-            axis.plot(curve["k"], expected, label=cell, markersize=4, **style)
+            low, high = (curve[name].astype(float) for name in ("low", "high"))
+            trials, failed = curve["trials"].iloc[0], curve["failed"].iloc[0]
+            label = f"{cell}, {failed} of {trials} failed" if failed else cell
+            # Lines tell how far a curve is to be trusted here, and no variants: markers and colours do.
+            for part, line, called in ((curve, "--", None), (curve[curve["k"] <= trials / 2], "-", label)):
+                (drawn,) = axis.plot(part["k"], part["expected"].astype(float), label=called, markersize=4, **style)
+                drawn.set(linestyle=line)
             axis.fill_between(curve["k"], low, high, color=style["color"], alpha=0.1, linewidth=0)
         axis.set(xlabel="trials", ylabel=f"{name_fid(group['extractor'])} of the best")
         use_logarithms(axis, "y")
