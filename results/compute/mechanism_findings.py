@@ -240,8 +240,9 @@ def _find_interactions_within(setting: pd.DataFrame) -> Evidence:
         # The AAE with the same remedy: of its own head if the technique is of its own, else of the same head.
         pairs = [remedies, tuple(sorted({*remedies, EXP_HEAD}))] if _head_of(variant) == "exp" else [remedies]
         partner = next((aaes[each] for each in pairs if each in aaes), None)
-        lacking = partner is None or () not in aaes or (variant, own, ()) not in cells
-        if variant not in PROPOSED or not remedies or lacking:
+        if variant not in PROPOSED or not remedies:
+            continue
+        if partner is None or () not in aaes or (variant, own, ()) not in cells:
             continue
         logs = [_log_fid(rows) for rows in (treated, partner, cells[variant, own, ()], aaes[()])]
         shift = (logs[0] - logs[1] - (logs[2] - logs[3])).dropna().to_numpy(float)
