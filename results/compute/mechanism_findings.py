@@ -277,7 +277,8 @@ def _find_first(data: Data, find: Callable[[pd.DataFrame], Evidence]) -> Evidenc
     has any: not all settings have remedies, and it would not do to judge the same claim by several.
     """
     cells = data.every_setting.loc[data.every_setting["variant"] == BASELINE, [*SETTING, "options"]].drop_duplicates()
-    cells = cells[[not is_published(BASELINE, options) for options in cells["options"]]]  # most settings have no remedy
+    published = cells["options"].map(lambda options: is_published(BASELINE, options)).astype(bool)
+    cells = cells[~published]  # most settings have no remedy
     evidence: dict[tuple[str, int], Evidence] = {}
     settings = data.every_setting.merge(cells[SETTING].drop_duplicates()).groupby(SETTING, dropna=False, sort=False)
     for _, setting in settings:

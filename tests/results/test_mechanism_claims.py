@@ -39,6 +39,13 @@ def scores(value: float, prefix: str = "") -> dict[str, float]:
     return {f"mechanism/{prefix}{name}": value for name in ("mig", "dci", "factorvae")}
 
 
+def test_without_an_aae_there_is_nothing_to_judge_by(tmp_path: Path) -> None:
+    write_cell(tmp_path, "n_iter", scores(0.2) | {"posterior/prior_kl": 1.0}, options=PLAIN | {"n": 3})
+    write_cell(tmp_path, "n_iter", scores(0.2), options=PLAIN | {"n": 3, "sigma_floor": 0.3})
+    claims = analyse(collect(tmp_path)).frames["claims"].set_index("claim")["verdict"]
+    assert set(claims[["M1", "M2", "M3", "M4", "M5", "M6"]]) == {"not enough data"}
+
+
 class TestM1:
     @pytest.mark.parametrize(("mapped", "verdict"), [(0.4, "supported"), (0.1, "refuted"), (0.2, "undecided")])
     def test_the_mapped_codes_are_compared_with_the_aaes(self, tmp_path: Path, mapped: float, verdict: str) -> None:
