@@ -277,7 +277,7 @@ def _find_first(data: Data, find: Callable[[pd.DataFrame], Evidence]) -> Evidenc
     has any: not all settings have remedies, and it would not do to judge the same claim by several.
     """
     cells = data.every_setting.loc[data.every_setting["variant"] == BASELINE, [*SETTING, "options"]].drop_duplicates()
-    published = cells["options"].map(lambda options: is_published(BASELINE, options)).astype(bool)
+    published = np.array([is_published(BASELINE, str(options)) for options in cells["options"]], bool)
     cells = cells[~published]  # most settings have no remedy
     evidence: dict[tuple[str, int], Evidence] = {}
     settings = data.every_setting.merge(cells[SETTING].drop_duplicates()).groupby(SETTING, dropna=False, sort=False)
