@@ -48,6 +48,7 @@ from results.compute.summary import SETTING, primary_rows
 from results.read.labels import LABEL_COLUMNS, label_settings
 from results.read.schema import Column
 
+NOTHING = "no run that it could be judged by (of a variant with several options those with the paper's)"
 Verdict = Literal["supported", "refuted", "undecided", "not enough data"]
 
 CLAIMS_COLUMNS = [
@@ -114,7 +115,7 @@ def judge_claims(runs: pd.DataFrame, reported: pd.DataFrame) -> tuple[pd.DataFra
     verdicts, evidence = [], []
     for claim in CLAIMS:
         found = [{"claim": claim.name, **row} for row in claim.find(data)]
-        text = "; ".join(str(row["text"]) for row in found) or "no run that it could be judged by"
+        text = "; ".join(str(row["text"]) for row in found) or NOTHING
         said = {"claim": claim.name, "statement": claim.statement, "rule": claim.rule, "errors": claim.errors}
         verdicts.append({**said, **asdict(claim.combine(found)), "evidence": text})
         evidence += found

@@ -140,9 +140,8 @@ def tune(collection: Collection, reported: pd.DataFrame, margin: float = MARGIN)
 
 
 def _choose_reading(trials: pd.DataFrame) -> tuple[str, str]:
-    """On which score the best of a place is chosen: held_out where all trials that can be chosen have one, else own;
-
-    and why it is own though some have one.
+    """By which score the best of a place is chosen (held_out where all trials that can be chosen have one, else own),
+    and why it is own although some have one.
     """
     finished = trials[(trials["state"] == "done") & np.isfinite(trials["own"].astype(float))]
     lacking = int(finished["held_out"].isna().sum())
@@ -236,9 +235,8 @@ def _report(
 
 
 def _doubt(row: pd.Series, table: pd.DataFrame) -> tuple[Any, str]:
-    """The verdict and note of a row of TUNED: a side whose fresh seeds failed is flattered by those that finished, so
-
-    that nothing is decided in its favour.
+    """The verdict and note of a row of TUNED. Nothing is decided in favour of a side whose fresh seeds failed, as those
+    that finished flatter it.
     """
     place = select_like(table, row, PLACE)
     aae = place[(place["variant"] == BASELINE) & (place["options"] == row["baseline_options"])]

@@ -128,6 +128,14 @@ class TestM2:
         assert verdict == "supported"
         assert set(evidence["quantity"]) == {"prior KL minus AAE's"}
 
+    def test_options_that_are_none_of_the_papers_are_not_judged_and_that_is_said(self, tmp_path: Path) -> None:
+        write_cell(tmp_path, "aae", {"posterior/prior_kl": 1.0}, options=PLAIN)
+        for n in (2, 5):
+            write_cell(tmp_path, "n_iter", {"posterior/prior_kl": 0.3}, options=PLAIN | {"n": n})
+        claims = analyse(collect(tmp_path)).frames["claims"].set_index("claim")
+        assert claims.loc["M2", "verdict"] == "not enough data"
+        assert "those with the paper's" in str(claims.loc["M2", "evidence"])
+
 
 class TestM3:
     @pytest.mark.parametrize(("shift", "verdict"), [(0.1, "supported"), (0.9, "refuted"), (0.3, "undecided")])
